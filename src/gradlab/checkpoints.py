@@ -1,0 +1,176 @@
+"""Checkpoints: safe to open, whole or absent.
+
+A checkpoint is a folder with ``tensors.safetensors`` and ``state.json``. It is written under a temporary name in the same
+folder, flushed to disk and renamed, so that it is there whole or not at all; ``state.json`` holds the SHA-256 of the tensors
+and of itself. Nothing is pickled, so opening one runs no code.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from gradlab.classifier import Classifier
+from gradlab.errors import CheckpointError
+
+TENSORS, STATE = "tensors.safetensors", "state.json"
+
+
+def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+    """Write the checkpoint ``path``, replacing one of that name only once the new one is on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        state = {**state, "tensors_sha256": hashlib.sha256(content).hexdigest()}
+        state["state_sha256"] = _digest(state)
+        _write_to_disk(temporary / TENSORS, content)
+        _write_to_disk(temporary / STATE, (json.dumps(state, indent=2) + "\n").encode())
+        if path.exists():
+            old = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
+            path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(path)
+        _flush_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors (on the CPU) and the state of a checkpoint.
+
+    Raises:
+        CheckpointError: it is not there, is not whole, or its checksums do not match its content.
+    """
+    try:
+        content = (path / TENSORS).read_bytes()
+        state = json.loads((path / STATE).read_text())
+        told = state.pop("state_sha256")
+        if _digest(state) != told or hashlib.sha256(content).hexdigest() != state["tensors_sha256"]:
+            raise CheckpointError(f"The checkpoint {path} is damaged: its checksum does not match its content.")
+        return load(content), state
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise CheckpointError(f"The checkpoint {path} cannot be read: {error}") from error
+
+
+def parameters_sha256(model: torch.nn.Module) -> str:
+    """SHA-256 over the names and bytes of all parameters and buffers: equal exactly when the networks are."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Checkpointer(pl.Callback):
+    """Keeps the best network by validation, and writes checkpoints in time and at the end.
+
+    ``best`` holds the network of the highest validation accuracy (of equal ones, the lowest loss; then the earliest),
+    ``last`` the network, the optimizer's state and the position where the run stands.
+
+    Args:
+        folder: where the checkpoints go.
+        seconds: time between two writings while training; 0 for one at the end only.
+        about: facts to record in every checkpoint.
+    """
+
+    def __init__(self, folder: Path, seconds: float, about: dict[str, Any]) -> None:
+        self.folder = folder
+        self.seconds = seconds
+        self.about = about
+        self.best: dict[str, float] = {}
+        self.best_step = 0
+        self._best_tensors: dict[str, torch.Tensor] = {}
+        self._best_on_disk = True
+        self._written = time.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, Classifier)
+        if trainer.sanity_checking or module.divergence:
+            return
+        if not self.best or _rank(module.last_val) > _rank(self.best):
+            self.best, self.best_step = dict(module.last_val), module.steps_done
+            # A copy on the device is cheap; the disk waits until a checkpoint is due.
+            self._best_tensors = {name: tensor.clone() for name, tensor in module.model.state_dict().items()}
+            self._best_on_disk = False
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if self.seconds and time.monotonic() - self._written > self.seconds:
+            self.write(module)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.write(module)
+
+    def write(self, module: pl.LightningModule) -> None:
+        """Write ``last``, and ``best`` if it has changed since it was written."""
+        assert isinstance(module, Classifier)
+        optimizer = module.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        tensors, optimizer_state = _optimizer_tensors(optimizer)
+        tensors |= {f"model.{name}": tensor for name, tensor in module.model.state_dict().items()}
+        position = {"step": module.steps_done, "best": self.best, "best_step": self.best_step}
+        save_checkpoint(self.folder / "last", tensors, {**self.about, **position, "optimizer": optimizer_state})
+        if not self._best_on_disk:
+            best = {f"model.{name}": tensor for name, tensor in self._best_tensors.items()}
+            save_checkpoint(self.folder / "best", best, {**self.about, "step": self.best_step, "metrics": self.best})
+            self._best_on_disk = True
+        self._written = time.monotonic()
+
+    def restore_best(self, module: Classifier) -> None:
+        """Put the best network into ``module``; there is one after any validation with a finite loss."""
+        module.model.load_state_dict(self._best_tensors)
+
+
+def _rank(metrics: dict[str, float]) -> tuple[float, float]:
+    return metrics["val/accuracy"], -metrics["val/loss"]
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """An optimizer's state in two parts: tensors for safetensors, plain numbers for JSON."""
+    state = optimizer.state_dict()
+    tensors, numbers = {}, {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value
+            else:
+                numbers[f"{index}.{name}"] = value
+    return tensors, {"numbers": numbers, "param_groups": state["param_groups"]}
+
+
+def _digest(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _write_to_disk(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

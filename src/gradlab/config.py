@@ -1,0 +1,280 @@
+"""The one bridge from a composed Hydra configuration to typed, validated dataclasses.
+
+A value travels: command line → composed configuration → the dataclass of its choice → ``build``. Everything that can be
+known to be wrong without reading data is said here, as one ``ConfigError``, before torch is imported.
+"""
+
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from gradlab.data.datasets import DATASETS, Dataset
+from gradlab.data.datasets.base import batch_examples
+from gradlab.data.spec import DataSpec
+from gradlab.durations import Horizon
+from gradlab.errors import ConfigError, FieldError, did_you_mean
+from gradlab.initializers import INITIALIZERS, Initializer
+from gradlab.models import MODELS, Model
+from gradlab.optimizers import OPTIMIZERS, Optimizer
+from gradlab.registry import Registry
+from gradlab.schedules import SCHEDULES, Schedule
+from gradlab.settings import TRACKING, TRAINERS, Tracking, Trainer
+
+AXES: dict[str, Registry[Any]] = {
+    "data": DATASETS,
+    "model": MODELS,
+    "init": INITIALIZERS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "trainer": TRAINERS,
+    "tracking": TRACKING,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, fully decided. ``composed`` is the resolved configuration as plain containers, for the record.
+
+    seed: of everything random in the run but the validation split, ≥ 0.
+    run_name: in MLflow; or null for one made of the choices.
+    output_dir: where the run's folder is made.
+    plots: whether figures are drawn at the end.
+    """
+
+    data: Dataset
+    model: Model
+    init: Initializer
+    optimizer: Optimizer
+    schedule: Schedule
+    trainer: Trainer
+    tracking: Tracking
+    seed: int
+    run_name: str | None
+    output_dir: str
+    plots: bool
+    composed: dict[str, Any] = field(repr=False)
+
+    @cached_property
+    def spec(self) -> DataSpec:
+        return self.data.spec()
+
+    @cached_property
+    def batch_examples(self) -> int:
+        return batch_examples(self.data.batch_size, self.spec.train_examples)
+
+    @cached_property
+    def horizon(self) -> Horizon:
+        return self.trainer.horizon(self.spec.train_examples, self.batch_examples)
+
+    @property
+    def name(self) -> str:
+        """The run's name: the given one, or its choices, learning rate and seed."""
+        if self.run_name is not None:
+            return self.run_name
+        return f"{self.optimizer.name} lr={self.optimizer.lr:.3g} {self.model.name} {self.data.name} seed={self.seed}"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the values of a composed configuration come from, for error messages.
+
+    overrides: the command line's, such as ``optimizer.lr=-1``.
+    choices: the chosen file of each axis, such as ``{"optimizer": "adam"}``.
+    """
+
+    overrides: Sequence[str] = ()
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, key: str) -> str:
+        """Where ``key`` was set: the override as it was typed, or the file."""
+        for override in reversed(self.overrides):
+            target = override_key(override)
+            if key == target or key.startswith((f"{target}.", f"{target}[")):
+                return f"on the command line: {override}"
+        axis = key.split(".")[0]
+        choice = self.choices.get(axis)
+        return f"in configs/{axis}/{choice}.yaml" if "." in key and choice else "in configs/config.yaml"
+
+
+def override_key(override: str) -> str:
+    """``'+optimizer.lr=3'`` → ``'optimizer.lr'``."""
+    return override.split("=", 1)[0].lstrip("+~").split("@")[0]
+
+
+def build_config(composed: DictConfig, origin: Origin | None = None) -> Config:
+    """The typed, validated configuration of one run.
+
+    Raises:
+        ConfigError: something is wrong, unknown, missing or does not fit together; the message says what, where it was
+            set and what to do.
+    """
+    origin = origin or Origin()
+    _refuse_repeated(origin)
+    try:
+        plain: Any = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {_first_line(error)} (set {origin.of(str(error.full_key))}).") from error
+    _refuse_targets(plain, origin)
+    plain.pop("experiment", None)
+    _import_user_modules(plain.pop("imports", None) or [], origin)
+    top_level = _top_level(plain, origin)
+    choices = {axis: _choice(axis, registry, plain.get(axis), origin) for axis, registry in AXES.items()}
+    config = Config(**choices, **top_level, composed=plain)
+    _check_together(config, origin)
+    return config
+
+
+def _refuse_repeated(origin: Origin) -> None:
+    seen: dict[str, str] = {}
+    for override in origin.overrides:
+        key = override_key(override)
+        if key in seen:
+            raise ConfigError(
+                f"{key} is given twice on the command line: '{seen[key]}' and '{override}'. Give it once."
+            )
+        seen[key] = override
+
+
+def _refuse_targets(node: Any, origin: Origin, path: str = "") -> None:
+    """Hydra's ``_target_`` runs whatever callable it names, so no configuration of ours may hold one."""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in children:
+        here = f"{path}.{key}" if path else str(key)
+        if key == "_target_":
+            raise ConfigError(
+                f"{here}: '_target_' is not allowed (set {origin.of(here)}). It would run any code that it names. "
+                "Register your own class and name its module in imports=[…]; see CONTRIBUTING.md."
+            )
+        _refuse_targets(child, origin, here)
+
+
+def _import_user_modules(modules: Any, origin: Origin) -> None:
+    if not isinstance(modules, list):
+        raise ConfigError(f"imports must be a list of module names, not '{modules}' (set {origin.of('imports')}).")
+    for module in modules:
+        try:
+            importlib.import_module(str(module))
+        except ImportError as error:
+            raise ConfigError(
+                f"imports: '{module}' cannot be imported ({error}) (set {origin.of('imports')}). It must be installed, "
+                "or its folder be in PYTHONPATH."
+            ) from error
+
+
+_TOP_LEVEL: dict[str, tuple[type, ...]] = {
+    "seed": (int,),
+    "name": (str, type(None)),
+    "output_dir": (str,),
+    "plots": (bool,),
+}
+
+
+def _top_level(plain: dict[str, Any], origin: Origin) -> dict[str, Any]:
+    """The keys of the configuration that belong to no axis."""
+    known = [*AXES, *_TOP_LEVEL, "imports", "experiment"]
+    for key in plain:
+        if key not in known:
+            raise ConfigError(f"There is no key '{key}' (set {origin.of(str(key))}).{did_you_mean(str(key), known)}")
+    for key, types in _TOP_LEVEL.items():
+        if key not in plain:
+            raise ConfigError(f"{key} is missing; configs/config.yaml has its default.")
+        value = plain[key]
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
+            raise ConfigError(f"{key} must be {wanted}, not '{value}' (set {origin.of(key)}).")
+    if plain["seed"] < 0:
+        raise ConfigError(f"seed must be at least 0, not {plain['seed']} (set {origin.of('seed')}).")
+    return {
+        "seed": plain["seed"],
+        "run_name": plain["name"],
+        "output_dir": plain["output_dir"],
+        "plots": plain["plots"],
+    }
+
+
+def _choice(axis: str, registry: Registry[Any], values: Any, origin: Origin) -> Any:
+    """The dataclass of one axis, from its part of the configuration."""
+    if not isinstance(values, dict) or not values.get("name"):
+        raise ConfigError(
+            f"{axis} must be one of {', '.join(sorted(registry))}, and it is {values!r} (set {origin.of(axis)})."
+        )
+    entry = registry[str(values["name"])]
+    known = [item.name for item in fields(entry)]
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(entry), OmegaConf.create(values))
+        return OmegaConf.to_object(merged)
+    except FieldError as error:
+        key = f"{axis}.{error.field}"
+        raise ConfigError(f"{key} {error.message} (set {origin.of(key)}).") from error
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{axis}.{error.key} is missing, and {axis}={values['name']} needs it.") from error
+    except ConfigKeyError as error:
+        key = str(error.key)
+        hint = did_you_mean(key, known) or f" It has {', '.join(name for name in known if name != 'name') or 'none'}."
+        raise ConfigError(
+            f"{axis}={values['name']} has no key '{key}' (set {origin.of(f'{axis}.{key}')}).{hint}"
+        ) from error
+    except OmegaConfBaseException as error:
+        key = f"{axis}.{error.full_key}"
+        wanted = _wanted_type(entry, str(error.full_key))
+        raise ConfigError(
+            f"{key} must be {wanted}, not '{_lookup(values, str(error.full_key))}' (set {origin.of(key)})."
+        ) from error
+
+
+_TYPE_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "None": "null",
+    "list[int]": "a list of whole numbers",
+    "list[float]": "a list of numbers",
+    "list[str]": "a list of texts",
+}
+
+
+def _wanted_type(entry: type[Any], full_key: str) -> str:
+    name = re.split(r"[.\[]", full_key)[0]
+    annotation = next((item.type for item in fields(entry) if item.name == name), str)
+    text = (
+        annotation.__name__
+        if isinstance(annotation, type) and annotation in (int, float, bool, str)
+        else str(annotation)
+    )
+    return " or ".join(_TYPE_WORDS.get(part.strip(), part.strip()) for part in text.split("|"))
+
+
+def _lookup(values: dict[str, Any], full_key: str) -> Any:
+    node: Any = values
+    for part in re.findall(r"[^.\[\]]+", full_key):
+        try:
+            node = node[int(part)] if isinstance(node, list) else node[part]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return node
+    return node
+
+
+def _check_together(config: Config, origin: Origin) -> None:
+    """What no choice can know alone: files that must be there, images that a model takes, lengths that fit the run."""
+    config.trainer.check()
+    config.model.check(config.spec)
+    try:
+        config.schedule.check(config.horizon)
+    except FieldError as error:
+        key = f"schedule.{error.field}"
+        raise ConfigError(f"{key} {error.message} (set {origin.of(key)}).") from error
+    output = Path(config.output_dir).expanduser()
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"output_dir={config.output_dir} is a file, and runs need a folder to make theirs in.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,129 @@
+"""What a person sees in the terminal: progress while a run trains, and a table of results at its end."""
+
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from gradlab.classifier import Classifier
+
+
+class ProgressReport(pl.Callback):
+    """A progress bar on a terminal that can draw one; elsewhere plain lines, ``rhythm`` seconds apart and at the end."""
+
+    def __init__(self, console: Console, rhythm: float = 5.0) -> None:
+        self.console = console
+        self.rhythm = rhythm
+        self._bar: Progress | None = None
+        self._started = self._spoken = time.monotonic()
+        self._spoken_step = -1
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, Classifier)
+        self._started = self._spoken = time.monotonic()
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
+            self._bar = Progress(
+                BarColumn(bar_width=24), TextColumn("{task.description}"), console=self.console, transient=True
+            )
+            self._bar.start()
+            self._bar.add_task("starting …", total=module.horizon.total_steps)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self._tell(module)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._tell(module, last=True)
+        if self._bar is not None:
+            self._bar.stop()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _tell(self, module: pl.LightningModule, last: bool = False) -> None:
+        assert isinstance(module, Classifier)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=module.steps_done, description=self._line(module))
+        elif (last and module.steps_done != self._spoken_step) or time.monotonic() - self._spoken >= self.rhythm:
+            self._spoken, self._spoken_step = time.monotonic(), module.steps_done
+            self.console.print(self._line(module), highlight=False, soft_wrap=True)
+
+    def _line(self, module: Classifier) -> str:
+        total, done = module.horizon.total_steps, module.steps_done
+        epoch = min(done / module.horizon.steps_per_epoch, module.horizon.epochs)
+        parts = [f"step {done:,}/{total:,}", f"epoch {epoch:.1f}/{module.horizon.epochs:g}"]
+        if module.last_chunk.images:
+            rates = module.last_chunk.rates("train")
+            parts += [f"loss {rates['train/loss']:.4f}", f"accuracy {rates['train/accuracy']:.1%}"]
+        if module.last_val:
+            parts.append(f"val {module.last_val['val/accuracy']:.1%}")
+        if module.training_seconds:
+            parts.append(f"{module.images_seen / module.training_seconds:,.0f} images/s")
+        seconds = time.monotonic() - self._started
+        parts.append(f"{_clock(seconds * (total - done) / max(done, 1))} left" if done < total else _clock(seconds))
+        return "  ".join(parts)
+
+
+def print_results(console: Console, result: Mapping[str, Any], folder: Path, see: str | None, note: str | None) -> None:
+    """The closing table of a run. ``see`` is the command that shows it in a browser, ``note`` what went wrong."""
+    metrics, table = result["metrics"], Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    status, diverged = result["status"], result["diverged"]
+    if diverged:
+        status = f"diverged at step {diverged['step']:,}, learning rate {diverged['lr']:.3g}: the loss was not finite"
+    table.add_row("status", status)
+    if "test/accuracy" in metrics:
+        table.add_row(
+            "test accuracy", f"[bold]{metrics['test/accuracy']:.2%}[/bold]  (loss {metrics['test/loss']:.4f})"
+        )
+    if "best/val_accuracy" in metrics:
+        table.add_row(
+            "validation", f"{metrics['best/val_accuracy']:.2%}  at step {metrics['best/step']:,.0f}, the best"
+        )
+    if "final/train_loss" in metrics:
+        table.add_row("training loss", f"{metrics['final/train_loss']:.4f}  at the end")
+    seconds = result["seconds"]
+    table.add_row("time", f"{seconds['training_and_test']:.1f} s training and test, {seconds['total']:.1f} s in all")
+    table.add_row("folder", str(_relative(folder)))
+    if result.get("mlflow_run_id"):
+        table.add_row("MLflow run", result["mlflow_run_id"])
+    if see:
+        table.add_row("see it", f"[bold]{see}[/bold]")
+    console.print()
+    console.print(table, soft_wrap=True, highlight=False)
+    if note:
+        console.print(f"\n{note}", soft_wrap=True, highlight=False)
+
+
+def command(*arguments: str) -> str:
+    """The ``gradlab`` command as this user can type it: by its name where that is found, else by its path."""
+    script = Path(sys.executable).parent / "gradlab"
+    found = shutil.which("gradlab")
+    name = "gradlab" if found and Path(found).resolve() == script.resolve() else str(_relative(script))
+    return shlex.join([name, *arguments])
+
+
+def _relative(path: Path) -> Path:
+    """``path`` from the working directory where it is below it, as a person would type it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

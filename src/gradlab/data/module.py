@@ -1,0 +1,64 @@
+"""The LightningDataModule of a run: its three splits on the device, and the loaders over them."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from gradlab.data.datasets.base import Splits
+from gradlab.data.device import DeviceImages, EvaluationBatches, Normalization, TrainingChunks
+from gradlab.durations import Horizon
+
+
+class ImageData(pl.LightningDataModule):
+    """Splits in memory, moved to the Trainer's device in ``setup`` and kept there.
+
+    Args:
+        splits: the images of the run.
+        batch_size: images to an optimizer step.
+        seed: of the run; decides the order of the batches.
+        horizon: length of the run.
+        round_steps: steps between validations.
+        dtype: of the float images.
+    """
+
+    def __init__(
+        self,
+        splits: Splits,
+        *,
+        batch_size: int,
+        seed: int,
+        horizon: Horizon,
+        round_steps: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.splits = splits
+        self.batch_size = batch_size
+        self.seed = seed
+        self.horizon = horizon
+        self.round_steps = round_steps
+        self.dtype = dtype
+        self.normalization = Normalization.of(splits.train)
+        self._on_device: dict[str, DeviceImages] = {}
+
+    def setup(self, stage: str) -> None:
+        assert self.trainer is not None
+        if not self._on_device:
+            device = self.trainer.strategy.root_device
+            for name in ("train", "val", "test"):
+                examples = getattr(self.splits, name)
+                self._on_device[name] = DeviceImages(examples, self.normalization, device, self.dtype)
+
+    def train_dataloader(self) -> TrainingChunks:
+        return TrainingChunks(self._on_device["train"], self.batch_size, self.seed, self.horizon, self.round_steps)
+
+    def val_dataloader(self) -> EvaluationBatches:
+        return EvaluationBatches(self._on_device["val"])
+
+    def test_dataloader(self) -> EvaluationBatches:
+        return EvaluationBatches(self._on_device["test"])
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Nothing to move: batches are made on the device."""
+        return batch

@@ -1,0 +1,94 @@
+"""How long a run is, and lengths within it: ``500 steps``, ``2 epochs``, ``5%``, ``10 minutes``.
+
+A bare number other than 0 is refused: nobody can tell later whether it meant steps or epochs.
+"""
+
+import functools
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from gradlab.errors import FieldError
+
+_PATTERN = re.compile(r"(?P<number>[0-9.]+(?:e[+-]?[0-9]+)?)\s*(?P<unit>[a-z%]*)", re.IGNORECASE)
+_UNITS = {
+    "%": "percent",
+    "percent": "percent",
+    "step": "steps",
+    "steps": "steps",
+    "epoch": "epochs",
+    "epochs": "epochs",
+    "minute": "minutes",
+    "minutes": "minutes",
+}
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """The length of one run, both in optimizer steps (≥ 1). An epoch's short last batch is a step of its own."""
+
+    total_steps: int
+    steps_per_epoch: int
+
+    @property
+    def epochs(self) -> float:
+        return self.total_steps / self.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length: ``number`` ≥ 0 of ``unit``, which is steps, epochs, percent (of the run) or minutes."""
+
+    number: float
+    unit: str
+
+    def steps(self, horizon: Horizon) -> int:
+        """This length in optimizer steps, rounded to the nearest; at least 1 unless the length is 0."""
+        if self.unit == "minutes":
+            raise ValueError("minutes have no length in steps")
+        scale = {"steps": 1.0, "epochs": horizon.steps_per_epoch, "percent": horizon.total_steps / 100}[self.unit]
+        return max(1, math.floor(self.number * scale + 0.5)) if self.number > 0 else 0
+
+    def __str__(self) -> str:
+        return f"{self.number:g}%" if self.unit == "percent" else f"{self.number:g} {self.unit}"
+
+
+@functools.cache
+def parse_duration(text: str) -> Duration:
+    """``'5%'``, ``'500 steps'``, ``'2epochs'``, ``'10 minutes'`` or ``'0'`` as a ``Duration``.
+
+    Raises:
+        ValueError: no number, a number without a unit, or an unknown unit.
+    """
+    match = _PATTERN.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"is not a length: '{text}'. Write it like '500 steps', '2 epochs' or '5%'")
+    try:
+        number = float(match["number"])
+    except ValueError:
+        raise ValueError(f"is not a length: '{text}'. Write it like '500 steps', '2 epochs' or '5%'") from None
+    unit = match["unit"].lower()
+    if unit == "" and number == 0:
+        return Duration(0.0, "steps")
+    if unit not in _UNITS:
+        why = f"has no unit: '{text}'" if unit == "" else f"has an unknown unit: '{text}'"
+        raise ValueError(f"{why}. Write it like '{number:g} steps', '{number:g} epochs' or '5%'")
+    return Duration(number, _UNITS[unit])
+
+
+def duration_of(owner: Any, field: str, *, units: tuple[str, ...] = ("steps", "epochs", "percent")) -> Duration:
+    """The duration written in ``owner.field``, its unit one of ``units`` and a percentage at most 100.
+
+    Raises:
+        FieldError: it cannot be read, or does not fit.
+    """
+    try:
+        duration = parse_duration(str(getattr(owner, field)))
+    except ValueError as error:
+        raise FieldError(field, str(error)) from None
+    if duration.number > 0 and duration.unit not in units:
+        raise FieldError(field, f"must be given in {' or '.join(units)}, not in {duration.unit}")
+    if duration.unit == "percent" and duration.number > 100:
+        raise FieldError(field, f"must be at most 100%, not {duration}")
+    return duration

@@ -1,0 +1,139 @@
+"""From the command line to a validated configuration, and from an outcome to an exit status.
+
+Hydra composes; every way in which that can fail ends here as one short message. Exit status: 0 done; 1 a run failed;
+2 the configuration is wrong; 130 ended by Ctrl-C; 143 ended by SIGTERM.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gradlab.config import AXES, Origin, build_config, override_key
+from gradlab.errors import ConfigError, GradlabError, did_you_mean
+
+OK, FAILED, WRONG_CONFIGURATION, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+_SOURCE_TREE = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = _SOURCE_TREE if _SOURCE_TREE.is_dir() else Path(__file__).resolve().parent / "configs"
+
+
+def main() -> int:
+    """Run ``python train.py``'s command line; returns the exit status."""
+    if any(argument.startswith("--experimental-rerun") for argument in sys.argv[1:]):
+        return _say_wrong("--experimental-rerun is refused: it loads a pickle, and a pickle can run any code.")
+    status = OK
+
+    def task(composed: DictConfig) -> float | None:
+        nonlocal status
+        outcome_status, objective = _run_one(composed)
+        status = max(status, outcome_status)
+        return objective
+
+    # Hydra's own report of an error is a traceback or several lines and ends in exit status 1; ours comes below.
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(task)()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            raise
+        return _say_wrong(explain(error))
+    finally:
+        if not wants_traceback:
+            del os.environ["HYDRA_FULL_ERROR"]
+    return status
+
+
+def _run_one(composed: DictConfig) -> tuple[int, float | None]:
+    """One job of Hydra's: the exit status, and the best validation accuracy (for sweepers that want a number)."""
+    chosen = HydraConfig.get()
+    overrides = list(chosen.overrides.task)
+    # `experiment=…` is composed into the rest and leaves no key of its own.
+    origin = Origin(overrides, {axis: str(choice) for axis, choice in chosen.runtime.choices.items() if axis in AXES})
+    try:
+        config = build_config(composed, origin)
+    except ConfigError as error:
+        return _say_wrong(str(error)), None
+    from gradlab.run import run
+
+    try:
+        outcome = run(config, command=[Path(sys.argv[0]).name, *sys.argv[1:]])
+    except ConfigError as error:
+        return _say_wrong(str(error)), None
+    except GradlabError as error:
+        print(f"\ngradlab: the run failed. {error}", file=sys.stderr)
+        return FAILED, None
+    if outcome.exit_status in (INTERRUPTED, TERMINATED) and chosen.mode == RunMode.MULTIRUN:
+        raise KeyboardInterrupt  # ends the sweep too
+    return outcome.exit_status, outcome.best_val_accuracy
+
+
+def _say_wrong(message: str) -> int:
+    print(f"gradlab: wrong configuration. {message}", file=sys.stderr)
+    return WRONG_CONFIGURATION
+
+
+def explain(error: Exception) -> str:
+    """One short message for an error of Hydra's composition, with the nearest valid name where there is one."""
+    if isinstance(error, ConfigError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        axis, _, choice = str(error.missing_cfg_file).rpartition("/")
+        options = sorted(error.options)
+        return f"{axis}={choice}: there is no {axis} '{choice}'.{did_you_mean(choice, options)} Choices: {', '.join(options)}."
+    if isinstance(error, OverrideParseException):
+        return (
+            f"'{error.override}' cannot be read as axis=choice or key=value ({str(error).splitlines()[0]}). Quote values "
+            "with spaces, commas or brackets for the shell: 'model.hidden=[64,64]'."
+        )
+    match = re.search(r"Could not override '([^']+)'", str(error))
+    if match:
+        return _unknown_key(match[1])
+    match = re.search(r"Could not delete from config.*?'([^']+)'", str(error))
+    if match:
+        return f"~{match[1]} names nothing that could be deleted."
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = f" {str(error.__cause__).splitlines()[0]}." if error.__cause__ else ""
+    return f"{' '.join(lines)}{cause}"
+
+
+def _unknown_key(key: str) -> str:
+    """What to say of an override whose key the composed configuration does not have."""
+    choices = [argument for argument in sys.argv[1:] if "=" in argument and override_key(argument) in AXES]
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = hydra.compose("config", [choice for choice in choices if "," not in choice])
+    except (HydraException, OmegaConfBaseException, ValueError):
+        return f"There is no key '{key}'."
+    options = _keys(OmegaConf.to_container(composed))
+    axis, _, rest = key.partition(".")
+    if rest and axis in composed and isinstance(composed[axis], DictConfig):
+        own = [option for option in options if option.startswith(f"{axis}.") and option != f"{axis}.name"]
+        name = composed[axis].get("name")
+        hint = did_you_mean(key, own) or f" It has {', '.join(own) or 'no numbers'}."
+        return f"{axis}={name} has no key '{rest}' (set on the command line: {_typed(key)}).{hint}"
+    return f"There is no key '{key}' (set on the command line: {_typed(key)}).{did_you_mean(key, options)}"
+
+
+def _typed(key: str) -> str:
+    return next((argument for argument in sys.argv[1:] if override_key(argument) == key), key)
+
+
+def _keys(node: object, path: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    keys = []
+    for key, child in node.items():
+        here = f"{path}.{key}" if path else str(key)
+        keys += [here, *_keys(child, here)]
+    return keys

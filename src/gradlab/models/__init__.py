@@ -1,0 +1,11 @@
+"""Models, one architecture to a file. Every file in this folder is imported, so a new one registers itself."""
+
+import importlib
+import pkgutil
+
+from gradlab.models.base import MODELS, Model
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["MODELS", "Model"]

@@ -1,0 +1,333 @@
+"""One run, top to bottom: folder, data, model, training, test, figures, result."""
+
+import concurrent.futures
+import contextlib
+import json
+import logging
+import secrets
+import shlex
+import socket
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from gradlab import environment
+from gradlab.config import Config
+from gradlab.errors import ConfigError
+from gradlab.settings import MLflow
+from gradlab.tracking.folder import RunFolder
+from gradlab.tracking.journal import Journal
+from gradlab.tracking.shipper import Shipper
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    import torch
+
+    from gradlab.checkpoints import Checkpointer
+    from gradlab.classifier import Classifier
+    from gradlab.data.datasets.base import Splits
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
+EXIT_STATUS = {"finished": 0, "diverged": 0, "killed": 130}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. ``status`` is finished, diverged or killed; ``exit_status`` what the process should exit with."""
+
+    status: str
+    exit_status: int
+    folder: Path
+    metrics: dict[str, float]
+
+    @property
+    def best_val_accuracy(self) -> float | None:
+        return self.metrics.get("best/val_accuracy")
+
+
+def run(config: Config, command: list[str]) -> Outcome:
+    """Train, test and record one run. ``command`` is the command line, for the record.
+
+    Raises:
+        ConfigError: CUDA was asked for and does not work; no folder is made.
+        GradlabError: something outside the code failed, such as a damaged data file; the run is FAILED in its journal.
+    """
+    began = time.perf_counter()
+    if config.trainer.name == "cuda":
+        _require_cuda()
+
+    # The run's folder and journal. From here on MLflow is imported and its store opened by a process beside this one.
+    folder = RunFolder.create(Path(config.output_dir).expanduser(), config.name)
+    folder.config.write_text(OmegaConf.to_yaml(OmegaConf.create(config.composed)))
+    journal = Journal(folder.journal)
+    _open_record(journal, config, folder, command)
+    shipper = Shipper(folder, config.tracking) if isinstance(config.tracking, MLflow) else None
+
+    with _end_recorded(journal, folder, shipper):
+        # Data, while torch and Lightning are imported: seven seconds of imports on a slow machine.
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            loading = thread.submit(config.data.load)
+            import torch
+            from rich.console import Console
+
+            from gradlab import console as terminal
+            from gradlab.checkpoints import Checkpointer, parameters_sha256
+            from gradlab.classifier import Classifier
+            from gradlab.data.module import ImageData
+            from gradlab.initializers import initialize
+            from gradlab.interruption import Interruption
+            from gradlab.models.size import multiply_adds, parameter_count
+            from gradlab.seeds import derive
+
+            splits = loading.result()
+        torch.manual_seed(derive(config.seed, "forward"))
+        data = ImageData(
+            splits,
+            batch_size=config.batch_examples,
+            seed=config.seed,
+            horizon=config.horizon,
+            round_steps=config.trainer.steps("validate_every", config.horizon),
+            dtype=torch.float64 if config.trainer.precision == "fp64" else torch.float32,
+        )
+
+        # The network, its optimizer and its schedule.
+        model = config.model.build(config.spec)
+        initialize(model, config.init, config.seed)
+        threads = config.trainer.cpu_threads(config.batch_examples * multiply_adds(model, config.spec))
+        torch.set_num_threads(threads)
+        if any(parameter.dim() == 4 for parameter in model.parameters()):
+            model = model.to(memory_format=torch.channels_last)
+        with Interruption() as interruption:
+            classifier = Classifier(
+                model,
+                config.optimizer,
+                config.schedule,
+                config.horizon,
+                journal,
+                log_steps=config.trainer.steps("log_every", config.horizon),
+                interrupted=interruption,
+            )
+
+            # Training, with Lightning's Trainer.
+            screen = Console()
+            checkpointer = Checkpointer(
+                folder.checkpoints,
+                seconds=60 * config.trainer.checkpoint_interval.number,
+                about={"config": config.composed, "versions": environment.versions()},
+            )
+            trainer = _lightning_trainer(config, [interruption, terminal.ProgressReport(screen), checkpointer])
+            device = _device_name(trainer.strategy.root_device)
+            known_now = {"device": device, "threads": threads, "data_sha256": splits.fingerprint}
+            journal.write("tags", tags={f"gradlab.{key}": str(value) for key, value in known_now.items()})
+            screen.print(_headline(config, splits, model, device), highlight=False, soft_wrap=True)
+            ready = time.perf_counter()
+            trainer.fit(classifier, datamodule=data)
+            status = "diverged" if classifier.divergence else "killed" if interruption() else "finished"
+
+            # The only look at the test set, by the network that validation chose.
+            if status == "finished":
+                checkpointer.restore_best(classifier)
+                trainer.test(classifier, datamodule=data, verbose=False)
+            metrics = _summary(classifier, checkpointer)
+            journal.metrics(classifier.steps_done, metrics)
+            tested = time.perf_counter()
+
+            # Figures and the result.
+            if config.plots:
+                from gradlab.analysis.figures import draw_run
+
+                draw_run(folder, config.spec, splits, classifier)
+                journal.artifact(folder.plots, "plots")
+            if checkpointer.best:
+                journal.artifact(folder.checkpoints / "best", "checkpoints/best")
+            result: dict[str, Any] = {
+                "status": status,
+                "name": config.name,
+                "metrics": metrics,
+                "steps": classifier.steps_done,
+                "diverged": vars(classifier.divergence) if classifier.divergence else None,
+                "seed": config.seed,
+                "parameters": parameter_count(model),
+                "parameters_sha256": parameters_sha256(model),
+                "data_sha256": splits.fingerprint,
+                "device": device,
+                "threads": threads,
+                "versions": environment.versions(),
+                "source": environment.source(),
+                "seconds": {
+                    "until_training": ready - began,
+                    "training_steps": classifier.training_seconds,
+                    "training_and_test": tested - ready,
+                },
+            }
+            folder.write_result(result)
+            _close_record(journal, status, classifier)
+
+    # What MLflow took, and the table.
+    see = note = None
+    if shipper is not None:
+        shipped = shipper.finish()
+        result |= {"mlflow_run_id": shipped.run_id, "mlflow_experiment_id": shipped.experiment_id}
+        if shipped.pending:
+            sync = terminal.command("sync", str(folder.path))
+            note = f"{shipped.pending:,} records are not in MLflow: {shipped.error}.\nOnce it works again: {sync}"
+        else:
+            see = terminal.command("ui", *_store_arguments(config.tracking))
+    result["seconds"]["total"] = time.perf_counter() - began
+    folder.write_result(result)
+    terminal.print_results(screen, result, folder.path, see, note)
+    exit_status = 143 if interruption.signum == 15 and status == "killed" else EXIT_STATUS[status]
+    return Outcome(status, exit_status, folder.path, metrics)
+
+
+def _require_cuda() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        built = (
+            f"torch {torch.__version__} was built for CUDA {torch.version.cuda}"
+            if torch.version.cuda
+            else "this torch has no CUDA"
+        )
+        raise ConfigError(
+            f"trainer=cuda was asked for, and torch finds no CUDA device ({built}). Check the driver with nvidia-smi and "
+            "CUDA_VISIBLE_DEVICES, or choose trainer=auto."
+        )
+
+
+def _open_record(journal: Journal, config: Config, folder: RunFolder, command: list[str]) -> None:
+    """The journal's first lines: who this run is, and its configuration."""
+    tags = {
+        "gradlab.status": "running",
+        "gradlab.seed": str(config.seed),
+        "gradlab.command": shlex.join(command),
+        "gradlab.folder": str(folder.path),
+        "gradlab.processor": environment.processor(),
+        "gradlab.host": socket.gethostname(),
+        "mlflow.source.name": Path(command[0]).name,
+        "mlflow.source.type": "LOCAL",
+    }
+    tags |= {f"gradlab.version.{package}": version for package, version in environment.versions().items()}
+    for key, value in environment.source().items():
+        tags[f"gradlab.git.{key}"] = value
+        if key == "commit":
+            tags["mlflow.source.git.commit"] = value
+    experiment = config.tracking.experiment if isinstance(config.tracking, MLflow) else "gradlab"
+    identity = f"{folder.path.name}.{secrets.token_hex(4)}"
+    journal.write("run", id=identity, name=config.name, experiment=experiment, params=_flat(config.composed), tags=tags)
+    journal.artifact(folder.config)
+
+
+def _flat(node: Any, path: str = "") -> dict[str, Any]:
+    """``{"optimizer": {"lr": 0.1}}`` as ``{"optimizer.lr": 0.1}``; lists stay whole, written as JSON."""
+    if not isinstance(node, dict):
+        return {path: json.dumps(node) if isinstance(node, list) else "null" if node is None else node}
+    flat: dict[str, Any] = {}
+    for key, child in node.items():
+        flat |= _flat(child, f"{path}.{key}" if path else str(key))
+    return flat
+
+
+def _close_record(journal: Journal, status: str, classifier: "Classifier") -> None:
+    tags = {"gradlab.status": status}
+    if classifier.divergence:
+        tags |= {
+            "gradlab.diverged_at_step": str(classifier.divergence.step),
+            "gradlab.diverged_at_lr": f"{classifier.divergence.lr:.6g}",
+        }
+    journal.write("tags", tags=tags)
+    journal.write("end", status="KILLED" if status == "killed" else "FINISHED")
+    journal.close()
+
+
+@contextlib.contextmanager
+def _end_recorded(journal: Journal, folder: RunFolder, shipper: Shipper | None) -> Iterator[None]:
+    """Whatever ends a run early is in its journal, in its result and in MLflow."""
+    try:
+        yield
+    except BaseException as error:
+        # Lightning turns a Ctrl-C outside of training into SystemExit.
+        killed = isinstance(error, KeyboardInterrupt | SystemExit)
+        reason = "interrupted" if killed else f"{type(error).__name__}: {error}"
+        status = "killed" if killed else "failed"
+        folder.write_result({"status": status, "reason": reason, "versions": environment.versions()})
+        journal.write("tags", tags={"gradlab.status": status, "gradlab.reason": reason[:5000]})
+        journal.write("end", status="KILLED" if killed else "FAILED")
+        journal.close()
+        if shipper is not None:
+            shipper.finish()
+        if isinstance(error, SystemExit):
+            raise KeyboardInterrupt from error
+        raise
+
+
+def _lightning_trainer(config: Config, callbacks: "list[pl.Callback]") -> "pl.Trainer":
+    import lightning.pytorch as pl
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Ours are not DataLoaders: batches are made on the device, without workers.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*", FutureWarning)  # Lightning 2.6.6 on torch 2.15
+    return pl.Trainer(
+        accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.trainer.name],
+        devices=1,
+        precision=PRECISIONS[config.trainer.precision],  # type: ignore[arg-type]
+        plugins=[LightningEnvironment()],  # one process, also inside a SLURM job
+        deterministic=config.trainer.deterministic or None,
+        # An epoch of Lightning's is one pass of the loader: a round, the steps up to the next validation.
+        max_epochs=-(-config.horizon.total_steps // config.trainer.steps("validate_every", config.horizon)),
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def _summary(classifier: "Classifier", checkpointer: "Checkpointer") -> dict[str, float]:
+    metrics = dict(classifier.test_metrics)
+    if checkpointer.best:
+        metrics |= {"best/val_accuracy": checkpointer.best["val/accuracy"], "best/step": checkpointer.best_step}
+    if classifier.last_round and not classifier.divergence:
+        metrics["final/train_loss"] = classifier.last_round["train/loss"]
+    return metrics
+
+
+def _device_name(device: "torch.device") -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else environment.processor()
+
+
+def _headline(config: Config, splits: "Splits", model: "torch.nn.Module", device: str) -> str:
+    """One line for what runs, and one for on what."""
+    from gradlab.models.size import parameter_count
+
+    choices = " · ".join(
+        [
+            f"{config.model.name} ({parameter_count(model):,} parameters)",
+            f"{config.optimizer.name} lr={config.optimizer.lr:.3g}",
+            f"{config.schedule.name} schedule",
+            f"{config.init.name} init",
+            f"seed {config.seed}",
+        ]
+    )
+    sizes = f"{len(splits.train):,} training, {len(splits.val):,} validation and {len(splits.test):,} test images"
+    return f"{choices}\n{config.data.name}: {sizes}, batches of {config.batch_examples:,}, on {device}"
+
+
+def _store_arguments(tracking: Any) -> list[str]:
+    arguments = []
+    if tracking.uri is not None:
+        arguments += ["--uri", tracking.uri]
+    if tracking.experiment != "gradlab":
+        arguments += ["--experiment", tracking.experiment]
+    return arguments

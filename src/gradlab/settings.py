@@ -1,0 +1,141 @@
+"""How a run trains and where it reports: the dataclasses of the ``trainer`` and ``tracking`` axes."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from gradlab.bounds import check_number, check_option
+from gradlab.durations import Duration, Horizon, duration_of
+from gradlab.errors import ConfigError, FieldError
+from gradlab.registry import Registry
+
+MULTIPLY_ADDS_PER_THREAD = 2_000_000
+"""Multiply-adds of a forward pass that are worth a CPU thread. Measured on two cores, one thread against two: 540 against
+780 µs a step at 0.8 million (digits, MLP), 1,160 against 930 µs at 7.6 million (MNIST, MLP), 7.8 against 5.3 ms at 27."""
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Device, precision and length of a run.
+
+    name: ``auto`` (CUDA where there is a device, else the CPU), ``cpu`` or ``cuda``.
+    precision: ``fp32``, ``bf16`` (mixed: matrix products in bfloat16, parameters in float32) or ``fp64``.
+    max_epochs: length of the run in passes over the training images, ≥ 1; or null.
+    max_steps: length of the run in optimizer steps, ≥ 1; or null. Exactly one of the two is set.
+    validate_every: rhythm of validation, as ``1 epochs``, ``200 steps`` or ``10%``; the end is always validated.
+    log_every: rhythm of the rows of training loss and accuracy; each row is the mean over the steps since the last.
+    checkpoint_every: rhythm of checkpoints, in minutes; one is written at the end in any case. 0 for only that one.
+    threads: CPU threads of torch, ≥ 1; or null for what the work of a step can use, at most the cores there are.
+    deterministic: refuse operations whose result may differ between two runs on one GPU.
+    """
+
+    name: str
+    precision: str
+    max_epochs: int | None
+    max_steps: int | None
+    validate_every: str
+    log_every: str
+    checkpoint_every: str
+    threads: int | None
+    deterministic: bool
+
+    def __post_init__(self) -> None:
+        check_option(self, "precision", ["fp32", "bf16", "fp64"])
+        for field in ("max_epochs", "max_steps", "threads"):
+            if getattr(self, field) is not None:
+                check_number(self, field, at_least=1)
+        if self.max_epochs is None and self.max_steps is None:
+            raise FieldError("max_epochs", "and trainer.max_steps are both null: set one, so that the run has an end")
+        if self.max_epochs is not None and self.max_steps is not None:
+            raise FieldError(
+                "max_steps",
+                f"={self.max_steps} and trainer.max_epochs={self.max_epochs} are both set, and which of them ends the "
+                f"run is ambiguous. Set the other to null: trainer.max_epochs=null",
+            )
+        for field in ("validate_every", "log_every"):
+            if duration_of(self, field).number == 0:
+                raise FieldError(field, "must be above 0")
+        duration_of(self, "checkpoint_every", units=("minutes",))
+
+    def horizon(self, train_examples: int, batch_examples: int) -> Horizon:
+        """The length of a run over ``train_examples`` images in batches of ``batch_examples``."""
+        steps_per_epoch = -(-train_examples // batch_examples)
+        if self.max_steps is not None:
+            return Horizon(self.max_steps, steps_per_epoch)
+        assert self.max_epochs is not None
+        return Horizon(self.max_epochs * steps_per_epoch, steps_per_epoch)
+
+    def steps(self, field: str, horizon: Horizon) -> int:
+        """The duration in ``field`` (validate_every or log_every) in steps of this run, ≥ 1."""
+        return duration_of(self, field).steps(horizon)
+
+    @property
+    def checkpoint_interval(self) -> Duration:
+        return duration_of(self, "checkpoint_every", units=("minutes",))
+
+    def cpu_threads(self, step_multiply_adds: int) -> int:
+        """The number of threads that torch is pinned to; recorded, because the last bits on a CPU depend on it.
+
+        Decided by the work of a step, not by a stopwatch: the same command must give the same bits again. A thread too
+        many costs more than it brings where its share of a layer is a few microseconds, and ten times the step where
+        another process wants its core.
+        """
+        if self.threads is not None:
+            return self.threads
+        return max(1, min(len(os.sched_getaffinity(0)), step_multiply_adds // MULTIPLY_ADDS_PER_THREAD))
+
+    def check(self) -> None:
+        """Raise ``ConfigError`` where CUDA is asked for and the system has no driver. Needs no torch, takes no time."""
+        drivers = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-ctrl-gpu")
+        if self.name == "cuda" and not any(Path(driver).exists() for driver in drivers):
+            raise ConfigError(
+                "trainer=cuda needs an NVIDIA GPU with its driver, and this machine has none. "
+                "Choose trainer=cpu, or trainer=auto, which takes CUDA where it is."
+            )
+
+
+TRAINERS: Registry[Trainer] = Registry("trainer")
+TRAINERS.register("auto", "cpu", "cuda")(Trainer)
+
+
+class Tracking(Protocol):
+    """What every entry of ``TRACKING`` has."""
+
+    name: str
+
+
+TRACKING: Registry[Tracking] = Registry("tracking")
+
+
+@TRACKING.register("none")
+@dataclass(frozen=True)
+class NoTracking:
+    """The run's folder only. ``gradlab sync`` can ship it to MLflow later."""
+
+    name: str
+
+
+@TRACKING.register("mlflow")
+@dataclass(frozen=True)
+class MLflow:
+    """A view of the run's journal in MLflow, shipped in the background.
+
+    uri: tracking URI; or null for the environment's MLFLOW_TRACKING_URI, else ``sqlite:///mlflow.db`` in the working
+        directory. A name and password belong into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, never here.
+    experiment: the MLflow experiment that the run joins.
+    """
+
+    name: str
+    uri: str | None
+    experiment: str
+
+    def __post_init__(self) -> None:
+        if not self.experiment.strip():
+            raise FieldError("experiment", "must not be empty")
+        if self.uri is not None and "@" in self.uri.split("://", 1)[-1].split("/", 1)[0]:
+            raise FieldError(
+                "uri",
+                "holds a user name or password, and configurations are recorded. Give it in the environment variable "
+                "MLFLOW_TRACKING_URI instead",
+            )

@@ -1,0 +1,1 @@
+"""Tracking: a run's folder and journal, and the process that ships them to MLflow."""

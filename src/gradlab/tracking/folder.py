@@ -1,0 +1,52 @@
+"""A run's folder: everything that a run leaves behind, each file by its name."""
+
+import json
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` so that a reader, or a crash at any instant, meets the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class RunFolder:
+    """The files of one run below ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.config = self.path / "config.yaml"
+        self.journal = self.path / "journal.jsonl"
+        self.result = self.path / "result.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.plots = self.path / "plots"
+        self.shipped = self.path / "mlflow.json"
+        self.shipper_log = self.path / "shipper.log"
+
+    @classmethod
+    def create(cls, parent: Path, name: str) -> "RunFolder":
+        """A new folder in ``parent``, named by time and run, readable by its owner only.
+
+        ``mkdir`` decides between two runs of one second and one name, so no folder is ever used twice.
+        """
+        parent.mkdir(parents=True, exist_ok=True)
+        stem = time.strftime("%Y-%m-%d_%H-%M-%S_") + "".join(c if c.isalnum() or c in ".=-" else "_" for c in name)[:80]
+        for suffix in ["", *(f"_{number}" for number in range(2, 10_000))]:
+            path = parent / f"{stem}{suffix}"
+            try:
+                path.mkdir(mode=0o700)
+            except FileExistsError:
+                continue
+            return cls(path)
+        raise FileExistsError(f"{parent / stem} and 9,999 numbered ones exist already")
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        write_atomically(self.result, json.dumps(result, indent=2) + "\n")

@@ -1,0 +1,82 @@
+"""The journal: every metric row of a run and every event that concerns its record, one JSON object to a line.
+
+It is the source of truth; MLflow is a view of it. Kinds of record:
+
+* ``run``: name, experiment, parameters, tags, start time. The first line.
+* ``metrics``: step and values.
+* ``artifact``: a file or folder below the run's folder, and the artifact folder it belongs to.
+* ``tags``: tags that are known only later.
+* ``end``: status, FINISHED, FAILED or KILLED in MLflow's words. The last line.
+
+Each record carries ``time``, milliseconds since 1970, and keeps it however often it is shipped. A value that is no
+finite number is written as ``"nan"``, ``"inf"`` or ``"-inf"``, which JSON lacks.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+class Journal:
+    """Appends records to ``path``. Each is handed to the operating system at once, so a killed process loses none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        _drop_torn_line(path)
+        self._file = path.open("a", buffering=1, encoding="utf-8")
+
+    def write(self, kind: str, **content: Any) -> None:
+        """Append one record of ``kind``."""
+        record = {"kind": kind, "time": time.time_ns() // 1_000_000, **content}
+        self._file.write(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n")
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one row: ``values`` after ``step`` optimizer steps."""
+        self.write("metrics", step=step, values={name: encode(value) for name, value in values.items()})
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Append that ``path``, below the run's folder, is an artifact of the run in the artifact ``folder``."""
+        self.write("artifact", path=str(path.relative_to(self.path.parent)), folder=folder)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut a last line that its writer died over, so that the next record does not join it."""
+    if path.exists():
+        content = path.read_bytes()
+        if not content.endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(content.rfind(b"\n") + 1)
+
+
+def encode(value: float) -> float | str:
+    """A number as JSON can hold it."""
+    return float(value) if math.isfinite(value) else str(float(value))
+
+
+def records(path: Path, offset: int = 0) -> Iterator[tuple[Record, int]]:
+    """The complete records of ``path`` from byte ``offset`` on, each with the offset behind it.
+
+    A last line without its end is one that is being written, or was when its writer died: it is left alone.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            offset += len(line)
+            yield json.loads(line), offset
+
+
+def metric_rows(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
+    """Every metric row of a journal: the step and its values, non-finite ones as floats."""
+    for record, _ in records(path):
+        if record["kind"] == "metrics":
+            yield record["step"], {name: float(value) for name, value in record["values"].items()}

@@ -1,0 +1,131 @@
+"""Replays a journal into an MLflow store, from where the last replay of it ended.
+
+The shipper process replays while a run trains, ``gradlab sync`` does so afterwards; it is the same thing. Replaying twice
+changes nothing: rows keep their journal's times, and MLflow keeps one of equal rows.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradlab.tracking.folder import RunFolder, write_atomically
+from gradlab.tracking.journal import Record, records
+from gradlab.tracking.store import experiment_id, open_client, without_secret
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+BATCH_ROWS, BATCH_PARAMS, BATCH_TAGS = 1000, 100, 100  # MLflow's limits for one log_batch
+RUN_TAG = "gradlab.run"
+"""Tag that holds the run folder's name and random id; by it a replay finds the MLflow run it once made."""
+
+
+class Replay:
+    """One journal on its way into one store.
+
+    ``mlflow.json`` in the run's folder records which MLflow run it is and how many bytes of the journal are there.
+    """
+
+    def __init__(self, folder: RunFolder, uri: str) -> None:
+        self.folder = folder
+        self.uri = uri
+        self.state: dict[str, Any] = {"tracking_uri": without_secret(uri), "offset": 0, "ended": False, "error": None}
+        if folder.shipped.exists():
+            self.state.update(json.loads(folder.shipped.read_text()))
+        self._client: MlflowClient | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the journal's end is in the store."""
+        return bool(self.state["ended"])
+
+    def pending(self) -> int:
+        """How many records of the journal are not in the store."""
+        return sum(1 for _ in records(self.folder.journal, self.state["offset"])) if self.folder.journal.exists() else 0
+
+    def ship(self) -> None:
+        """Ship what the journal holds and the store does not. Raises whatever the store raises; may be called again."""
+        metrics: list[Metric] = []
+        offset = shipped = self.state["offset"]
+        for record, offset in records(self.folder.journal, shipped):
+            if record["kind"] == "metrics":
+                metrics += self._metrics(record)
+                if len(metrics) < BATCH_ROWS:
+                    continue
+            self._log_metrics(metrics)
+            metrics = []
+            if record["kind"] != "metrics":
+                getattr(self, f"_ship_{record['kind']}")(record)
+            self._save(offset)
+        if metrics:
+            self._log_metrics(metrics)
+            self._save(offset)
+
+    def fail(self, error: BaseException) -> None:
+        """Record why shipping does not go on."""
+        self.state["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+        self._write()
+
+    def _save(self, offset: int) -> None:
+        self.state.update(offset=offset, error=None)
+        self._write()
+
+    def _write(self) -> None:
+        write_atomically(self.folder.shipped, json.dumps(self.state, indent=2) + "\n")
+
+    @property
+    def client(self) -> "MlflowClient":
+        if self._client is None:
+            self._client = open_client(self.uri)
+        return self._client
+
+    @property
+    def run_id(self) -> str:
+        return str(self.state["run_id"])
+
+    def _metrics(self, record: Record) -> "list[Metric]":
+        from mlflow.entities import Metric
+
+        return [
+            Metric(key=name, value=float(value), timestamp=record["time"], step=record["step"])
+            for name, value in record["values"].items()
+        ]
+
+    def _log_metrics(self, metrics: "list[Metric]") -> None:
+        for first in range(0, len(metrics), BATCH_ROWS):
+            self.client.log_batch(self.run_id, metrics=metrics[first : first + BATCH_ROWS])
+
+    def _ship_run(self, record: Record) -> None:
+        from mlflow.entities import Param
+
+        experiment = experiment_id(self.client, self.uri, record["experiment"])
+        tags = {**record["tags"], RUN_TAG: record["id"]}
+        made = self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{record['id']}'", max_results=1)
+        run = made[0] if made else self.client.create_run(experiment, record["time"], run_name=record["name"])
+        self.state.update(experiment_id=experiment, run_id=run.info.run_id)
+        params = [Param(key, str(value)) for key, value in record["params"].items()]
+        for first in range(0, len(params), BATCH_PARAMS):
+            self.client.log_batch(self.run_id, params=params[first : first + BATCH_PARAMS])
+        self._log_tags(tags)
+
+    def _ship_tags(self, record: Record) -> None:
+        self._log_tags(record["tags"])
+
+    def _log_tags(self, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        entities = [RunTag(key, str(value)) for key, value in tags.items()]
+        for first in range(0, len(entities), BATCH_TAGS):
+            self.client.log_batch(self.run_id, tags=entities[first : first + BATCH_TAGS])
+
+    def _ship_artifact(self, record: Record) -> None:
+        path = self.folder.path / Path(record["path"])
+        if path.is_dir():
+            self.client.log_artifacts(self.run_id, str(path), record["folder"])
+        else:
+            self.client.log_artifact(self.run_id, str(path), record["folder"])
+
+    def _ship_end(self, record: Record) -> None:
+        self.client.set_terminated(self.run_id, record["status"], record["time"])
+        self.state["ended"] = True

@@ -1,0 +1,127 @@
+"""The shipper: a process beside a run that replays its journal into MLflow.
+
+A process, not a thread: importing MLflow and talking to a database hold Python's global lock, and a thread would take
+it from the training loop. It also outlives a run that is killed, and so can say in MLflow that the run is over.
+
+``python -m gradlab.tracking.shipper RUN_FOLDER`` reads the store's URI from the environment variable below. Its standard
+input is a pipe from the run: end of file means that the run is over, one way or the other.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradlab.settings import MLflow
+from gradlab.tracking.folder import RunFolder
+from gradlab.tracking.journal import Journal, records
+from gradlab.tracking.replay import Replay
+from gradlab.tracking.store import tracking_uri
+
+URI_VARIABLE = "GRADLAB_SHIPPER_URI"
+RHYTHM = 1.0
+"""Seconds between two looks at the journal."""
+PATIENCE = 20.0
+"""Seconds after the run's end for which a store that fails is tried again."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What came of shipping a run. ``pending`` counts the records that are not in the store."""
+
+    run_id: str | None
+    experiment_id: str | None
+    pending: int
+    error: str | None
+
+
+class Shipper:
+    """The run's side: starts the process, and waits for it at the end."""
+
+    def __init__(self, folder: RunFolder, settings: MLflow) -> None:
+        self.folder = folder
+        self.uri = tracking_uri(settings)
+        with folder.shipper_log.open("w") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "gradlab.tracking.shipper", str(folder.path)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, URI_VARIABLE: self.uri, "OMP_NUM_THREADS": "1"},
+                start_new_session=True,  # Ctrl-C is for the run, not for its shipper
+            )
+
+    def finish(self) -> Shipped:
+        """Say that the journal is complete, and wait until it is in the store or the shipper has given up."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=PATIENCE + 10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self.folder.shipper_log.stat().st_size == 0:
+            self.folder.shipper_log.unlink()
+        replay = Replay(self.folder, self.uri)
+        state, pending = replay.state, replay.pending()
+        error = state["error"] or (f"the shipper ended; see {self.folder.shipper_log}" if pending else None)
+        return Shipped(state.get("run_id"), state.get("experiment_id"), pending, error)
+
+
+def main() -> int:
+    """The process's side; exit status 0 when the whole journal is in the store."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    folder = RunFolder(Path(sys.argv[1]))
+    run_is_over = threading.Event()
+
+    def wait_for_the_run() -> None:
+        sys.stdin.buffer.read()
+        run_is_over.set()
+
+    threading.Thread(target=wait_for_the_run, daemon=True).start()
+    return ship_until_over(folder, os.environ.pop(URI_VARIABLE), run_is_over)
+
+
+def ship_until_over(folder: RunFolder, uri: str, run_is_over: threading.Event) -> int:
+    """Replay until the run is over and all is shipped, or until the store has failed for ``PATIENCE`` seconds more."""
+    replay = Replay(folder, uri)
+    wait, deadline = RHYTHM, None
+    while True:
+        over = run_is_over.is_set()
+        if over and deadline is None:
+            deadline = time.monotonic() + PATIENCE
+            _end_journal_of_the_dead(folder)
+        try:
+            replay.ship()
+            wait = RHYTHM
+            if over:
+                return 0
+        except Exception as error:
+            # Whatever a store does wrong must not end the shipper; the run is told at its end.
+            replay.fail(error)
+            wait = min(2 * wait, 15.0)
+            if deadline is not None and time.monotonic() + 1 > deadline:
+                return 1
+        if deadline is None:
+            run_is_over.wait(wait)
+        else:
+            time.sleep(min(wait, max(0.5, deadline - time.monotonic() - 1)))
+
+
+def _end_journal_of_the_dead(folder: RunFolder) -> None:
+    """A run that vanished, killed or crashed, wrote no end: write it, so that it does not stay RUNNING for ever."""
+    kinds = [record["kind"] for record, _ in records(folder.journal)]
+    if kinds and kinds[-1] != "end":
+        journal = Journal(folder.journal)
+        journal.write("tags", tags={"gradlab.status": "killed", "gradlab.reason": "the process vanished"})
+        journal.write("end", status="KILLED")
+        journal.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Opening an MLflow store: which one, and how, so that many processes may do it at once. Imports MLflow late."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradlab.settings import MLflow
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+
+VIEW = "gradlab"
+"""Name of the saved view of MLflow's run table that an experiment of ours has."""
+
+_VIEW_STATE = {
+    "searchFilter": "",
+    "orderByKey": "attributes.start_time",
+    "orderByAsc": False,
+    "startTime": "ALL",
+    "lifecycleFilter": "Active",
+    "datasetsFilter": [],
+    "modelVersionFilter": "All Runs",
+    "selectedColumns": [
+        *(f"metrics.`{name}`" for name in ("test/accuracy", "best/val_accuracy", "final/train_loss")),
+        *(f"params.`{name}`" for name in ("optimizer.name", "optimizer.lr", "schedule.name", "model.name", "seed")),
+        "tags.`gradlab.status`",
+    ],
+}
+
+
+def tracking_uri(settings: MLflow) -> str:
+    """The store's URI, a relative SQLite path made absolute; may hold a secret, so it is never recorded as it is."""
+    uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    file = sqlite_file(uri)
+    return f"sqlite:///{file}" if file else uri
+
+
+def without_secret(uri: str) -> str:
+    """``uri`` without the user name and password it may hold."""
+    return re.sub(r"://[^/@]*@", "://***@", uri)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database file of a ``sqlite:///…`` URI, absolute; None for any other store."""
+    prefix = "sqlite:///"
+    return Path(uri.removeprefix(prefix)).expanduser().absolute() if uri.startswith(prefix) else None
+
+
+def open_client(uri: str) -> "MlflowClient":
+    """A client of the store, its SQLite database made and migrated first.
+
+    MLflow's own creation fails when two processes do it at once ("table experiments already exists"), so a lock beside
+    the file lets one at a time open it.
+    """
+    # Tries again and waits are the shipper's business; MLflow's own would block it for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    from mlflow import MlflowClient
+
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    file = sqlite_file(uri)
+    if file is None:
+        return MlflowClient(tracking_uri=uri)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(file.with_name(f".{file.name}.lock")):
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)  # the first call opens the store
+        return client
+
+
+def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
+    """The id of the experiment ``name``, made where it does not exist.
+
+    Artifacts of a local SQLite store go into ``mlartifacts/`` beside the database, by an absolute path: MLflow's own
+    default is relative to whatever directory a process happens to run in.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        file = sqlite_file(uri)
+        folder = hashlib.sha256(name.encode()).hexdigest()[:8] if re.search(r"[^\w.-]", name) else name
+        location = (file.parent / "mlartifacts" / folder).as_uri() if file else None
+        tags = {
+            # Without this kind, MLflow's pages take an experiment for one of language-model traces.
+            "mlflow.experimentKind": "custom_model_development",
+            # Accuracies and choices as columns; `gradlab ui` lands on it. MLflow's own first view has neither.
+            f"mlflow.sharedViewState.{VIEW}": json.dumps(_VIEW_STATE),
+        }
+        try:
+            return client.create_experiment(name, artifact_location=location, tags=tags)
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # another process was faster
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise RuntimeError(
+            f"the experiment '{name}' is deleted in MLflow. Choose another with tracking.experiment=…, or restore it: "
+            f"mlflow experiments restore --experiment-id {found.experiment_id}"
+        )
+    return str(found.experiment_id)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
