@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Set up on first use, then run the tests: bash scripts/test.sh [pytest arguments]
+#
+# All but the slow ones, under ten minutes on two cores. `-m slow` runs those, `-m gpu` the ones for a GPU.
+SETUP_LOCK=requirements/test.txt
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+cd "$ROOT"
+exec "$VENV/bin/python" -m pytest "$@"

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Set up on first use, then train: bash scripts/train.sh optimizer=adam
+#
+# Needs Python 3.11 or newer and nothing else; takes the same arguments as `python train.py`.
+# The first call installs 6 GB in one to three minutes; later ones start Python at once.
+SETUP_LOCK=requirements/run.txt
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+exec "$VENV/bin/python" "$ROOT/train.py" "$@"
