@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by train.sh and test.sh: makes .venv and installs the locked dependencies, once for each lock.
 #
 # Asks for: SETUP_LOCK, the lock file to install (requirements/run.txt or requirements/test.txt).
@@ -56,6 +57,9 @@ make_environment() {
         "environment elsewhere: GRADLAB_VENV=/big/disk/venv bash scripts/${0##*/}"
     if ! { [ -x "$VENV/bin/python" ] && python_fits "$VENV/bin/python" && "$VENV/bin/python" -m pip --version; } >/dev/null 2>&1; then
         python="$(find_python)"
+        if [ -e "$VENV" ] && [ ! -e "$VENV/pyvenv.cfg" ] && [ -n "$(ls -A "$VENV")" ]; then
+            fail "$VENV exists and is no Python environment; it is left alone. Name an empty or new folder in GRADLAB_VENV."
+        fi
         say "making $VENV with $("$python" --version)"
         "$python" -m venv --clear "$VENV" || fail "cannot make an environment: $python lacks the module venv." \
             "Debian and Ubuntu have it in a package of its own: apt install python3-venv. Then run this again."

@@ -2,7 +2,10 @@
 # Set up on first use, then run the tests: bash scripts/test.sh [pytest arguments]
 #
 # All but the slow ones, under ten minutes on two cores. `-m slow` runs those, `-m gpu` the ones for a GPU.
+set -euo pipefail
+# shellcheck disable=SC2034 # read by setup.sh
 SETUP_LOCK=requirements/test.txt
+# shellcheck source=scripts/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 cd "$ROOT"
 exec "$VENV/bin/python" -m pytest "$@"

@@ -118,9 +118,9 @@ def _unknown_key(key: str) -> str:
     options = _keys(OmegaConf.to_container(composed))
     axis, _, rest = key.partition(".")
     if rest and axis in composed and isinstance(composed[axis], DictConfig):
-        own = [option for option in options if option.startswith(f"{axis}.") and option != f"{axis}.name"]
+        own = [str(option) for option in composed[axis] if option != "name"]
         name = composed[axis].get("name")
-        hint = did_you_mean(key, own) or f" It has {', '.join(own) or 'no numbers'}."
+        hint = did_you_mean(rest, own) or f" It has {', '.join(own) or 'no numbers'}."
         return f"{axis}={name} has no key '{rest}' (set on the command line: {_typed(key)}).{hint}"
     return f"There is no key '{key}' (set on the command line: {_typed(key)}).{did_you_mean(key, options)}"
 

@@ -81,4 +81,4 @@ class MNIST(Batched):
             )
         dimensions = content[3]
         shape = np.frombuffer(content, ">i4", dimensions, offset=4)
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()
