@@ -1,5 +1,7 @@
 """Fixtures that several test files share."""
 
+import copy
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -24,11 +26,12 @@ def one_thread() -> None:
 def compose() -> Callable[..., DictConfig]:
     """``compose('optimizer=sgd', …)``: what Hydra makes of configs/ and these overrides."""
 
+    @functools.cache
     def composed(*overrides: str) -> DictConfig:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return hydra.compose("config", list(overrides))
 
-    return composed
+    return lambda *overrides: copy.deepcopy(composed(*overrides))
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,7 @@ def test_a_length_is_a_number_and_a_unit(text: str, number: float, unit: str) ->
     ],
 )
 def test_anything_else_is_refused_with_an_example_of_how_to_write_it(text: str, says: str) -> None:
-    with pytest.raises(ValueError, match="Write it like '.* steps', '.* epochs' or '5%'") as caught:
+    with pytest.raises(ValueError, match=r"Write it like '.* steps', '.* epochs' or '5%'") as caught:
         parse_duration(text)
     assert says in str(caught.value)
 

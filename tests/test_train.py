@@ -55,7 +55,7 @@ def test_default_run_tells_results_folder_run_and_command(default_run: Finished)
 
 def test_run_folder_holds_what_it_promises(default_run: Finished) -> None:
     folder = default_run.run
-    assert yaml.safe_load((folder / "config.yaml").read_text())["optimizer"]["lr"] == 0.001
+    assert yaml.safe_load((folder / "config.yaml").read_text())["optimizer"]["lr"] == 0.003
     plots = {plot.name for plot in (folder / "plots").iterdir()}
     assert plots == {"curves.png", "learning_rate.png", "confusion.png", "mistakes.png"}
     assert folder.stat().st_mode & 0o077 == 0
@@ -87,8 +87,8 @@ def test_mlflow_has_every_row_of_the_journal(default_run: Finished) -> None:
 def test_mlflow_has_parameters_tags_and_status(default_run: Finished) -> None:
     _, run = stored_run(default_run)
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "adam lr=0.001 mlp digits seed=0"
-    assert run.data.params["optimizer.lr"] == "0.001"
+    assert run.info.run_name == "adamw lr=0.003 mlp digits seed=0"
+    assert run.data.params["optimizer.lr"] == "0.003"
     assert run.data.params["model.hidden"] == "[128, 128]"
     assert run.data.params["data.batch_size"] == "32"
     for tag in ("gradlab.device", "gradlab.command", "gradlab.threads", "gradlab.version.torch", "gradlab.processor"):

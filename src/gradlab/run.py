@@ -6,10 +6,11 @@ import json
 import logging
 import secrets
 import shlex
+import signal
 import socket
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from gradlab.checkpoints import Checkpointer
     from gradlab.classifier import Classifier
     from gradlab.data.datasets.base import Splits
+    from gradlab.data.module import ImageData
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
 EXIT_STATUS = {"finished": 0, "diverged": 0, "killed": 130}
@@ -72,67 +74,38 @@ def run(config: Config, command: list[str]) -> Outcome:
         # Data, while torch and Lightning are imported: seven seconds of imports on a slow machine.
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             loading = thread.submit(config.data.load)
-            import torch
             from rich.console import Console
 
             from gradlab import console as terminal
-            from gradlab.checkpoints import Checkpointer, parameters_sha256
-            from gradlab.classifier import Classifier
-            from gradlab.data.module import ImageData
-            from gradlab.initializers import initialize
+            from gradlab.checkpoints import Checkpointer
             from gradlab.interruption import Interruption
-            from gradlab.models.size import multiply_adds, parameter_count
-            from gradlab.seeds import derive
 
             splits = loading.result()
-        torch.manual_seed(derive(config.seed, "forward"))
-        data = ImageData(
-            splits,
-            batch_size=config.batch_examples,
-            seed=config.seed,
-            horizon=config.horizon,
-            round_steps=config.trainer.steps("validate_every", config.horizon),
-            dtype=torch.float64 if config.trainer.precision == "fp64" else torch.float32,
-        )
 
-        # The network, its optimizer and its schedule.
-        model = config.model.build(config.spec)
-        initialize(model, config.init, config.seed)
-        threads = config.trainer.cpu_threads(config.batch_examples * multiply_adds(model, config.spec))
-        torch.set_num_threads(threads)
-        if any(parameter.dim() == 4 for parameter in model.parameters()):
-            model = model.to(memory_format=torch.channels_last)
         with Interruption() as interruption:
-            classifier = Classifier(
-                model,
-                config.optimizer,
-                config.schedule,
-                config.horizon,
-                journal,
-                log_steps=config.trainer.steps("log_every", config.horizon),
-                interrupted=interruption,
-            )
-
-            # Training, with Lightning's Trainer.
-            screen = Console()
+            # The network, its optimizer and its schedule; the images; Lightning's Trainer.
+            prepared = prepare(config, splits, journal, interruption)
+            classifier, screen = prepared.classifier, Console()
             checkpointer = Checkpointer(
                 folder.checkpoints,
                 seconds=60 * config.trainer.checkpoint_interval.number,
                 about={"config": config.composed, "versions": environment.versions()},
             )
-            trainer = _lightning_trainer(config, [interruption, terminal.ProgressReport(screen), checkpointer])
+            trainer = lightning_trainer(config, [interruption, terminal.ProgressReport(screen), checkpointer])
             device = _device_name(trainer.strategy.root_device)
-            known_now = {"device": device, "threads": threads, "data_sha256": splits.fingerprint}
+            known_now = {"device": device, "threads": prepared.threads, "data_sha256": splits.fingerprint}
             journal.write("tags", tags={f"gradlab.{key}": str(value) for key, value in known_now.items()})
-            screen.print(_headline(config, splits, model, device), highlight=False, soft_wrap=True)
+            screen.print(_headline(config, splits, classifier, device), highlight=False, soft_wrap=True)
+
+            # Training.
             ready = time.perf_counter()
-            trainer.fit(classifier, datamodule=data)
+            trainer.fit(classifier, datamodule=prepared.data)
             status = "diverged" if classifier.divergence else "killed" if interruption() else "finished"
 
             # The only look at the test set, by the network that validation chose.
             if status == "finished":
                 checkpointer.restore_best(classifier)
-                trainer.test(classifier, datamodule=data, verbose=False)
+                trainer.test(classifier, datamodule=prepared.data, verbose=False)
             metrics = _summary(classifier, checkpointer)
             journal.metrics(classifier.steps_done, metrics)
             tested = time.perf_counter()
@@ -145,25 +118,12 @@ def run(config: Config, command: list[str]) -> Outcome:
                 journal.artifact(folder.plots, "plots")
             if checkpointer.best:
                 journal.artifact(folder.checkpoints / "best", "checkpoints/best")
-            result: dict[str, Any] = {
-                "status": status,
-                "name": config.name,
-                "metrics": metrics,
-                "steps": classifier.steps_done,
-                "diverged": vars(classifier.divergence) if classifier.divergence else None,
-                "seed": config.seed,
-                "parameters": parameter_count(model),
-                "parameters_sha256": parameters_sha256(model),
-                "data_sha256": splits.fingerprint,
-                "device": device,
-                "threads": threads,
-                "versions": environment.versions(),
-                "source": environment.source(),
-                "seconds": {
-                    "until_training": ready - began,
-                    "training_steps": classifier.training_seconds,
-                    "training_and_test": tested - ready,
-                },
+            result = _result(config, status, metrics, classifier) | known_now
+            result["seconds"] = {
+                "until_training": ready - began,
+                "training_steps": classifier.training_seconds,
+                "training_and_test": tested - ready,
+                "total": time.perf_counter() - began,
             }
             folder.write_result(result)
             _close_record(journal, status, classifier)
@@ -178,11 +138,77 @@ def run(config: Config, command: list[str]) -> Outcome:
             note = f"{shipped.pending:,} records are not in MLflow: {shipped.error}.\nOnce it works again: {sync}"
         else:
             see = terminal.command("ui", *_store_arguments(config.tracking))
-    result["seconds"]["total"] = time.perf_counter() - began
-    folder.write_result(result)
+        result["seconds"]["total"] = time.perf_counter() - began
+        folder.write_result(result)
     terminal.print_results(screen, result, folder.path, see, note)
-    exit_status = 143 if interruption.signum == 15 and status == "killed" else EXIT_STATUS[status]
+    exit_status = 143 if status == "killed" and interruption.signum == signal.SIGTERM else EXIT_STATUS[status]
     return Outcome(status, exit_status, folder.path, metrics)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a training needs, ready to be fitted. ``threads`` is what torch was pinned to."""
+
+    classifier: "Classifier"
+    data: "ImageData"
+    threads: int
+
+
+def prepare(
+    config: Config, splits: "Splits", journal: Journal, interrupted: Callable[[], bool] = lambda: False
+) -> Prepared:
+    """The network, initialised, with its optimizer and schedule, and the images; seeds and threads of torch are set."""
+    import torch
+
+    from gradlab.classifier import Classifier
+    from gradlab.data.module import ImageData
+    from gradlab.initializers import initialize
+    from gradlab.models.size import multiply_adds
+    from gradlab.seeds import derive
+
+    torch.manual_seed(derive(config.seed, "forward"))
+    model = config.model.build(config.spec)
+    initialize(model, config.init, config.seed)
+    threads = config.trainer.cpu_threads(config.batch_examples * multiply_adds(model, config.spec))
+    torch.set_num_threads(threads)
+    if any(parameter.dim() == 4 for parameter in model.parameters()):
+        model = model.to(memory_format=torch.channels_last)
+    classifier = Classifier(
+        model,
+        config.optimizer,
+        config.schedule,
+        config.horizon,
+        journal,
+        log_steps=config.trainer.steps("log_every", config.horizon),
+        interrupted=interrupted,
+    )
+    data = ImageData(
+        splits,
+        batch_size=config.batch_examples,
+        seed=config.seed,
+        horizon=config.horizon,
+        round_steps=config.trainer.steps("validate_every", config.horizon),
+        dtype=torch.float64 if config.trainer.precision == "fp64" else torch.float32,
+    )
+    return Prepared(classifier, data, threads)
+
+
+def _result(config: Config, status: str, metrics: dict[str, float], classifier: "Classifier") -> dict[str, Any]:
+    from gradlab.checkpoints import parameters_sha256
+    from gradlab.models.size import parameter_count
+
+    return {
+        "status": status,
+        "name": config.name,
+        "metrics": metrics,
+        "steps": classifier.steps_done,
+        "diverged": vars(classifier.divergence) if classifier.divergence else None,
+        "seed": config.seed,
+        "parameters": parameter_count(classifier.model),
+        "parameters_sha256": parameters_sha256(classifier.model),
+        "versions": environment.versions(),
+        "source": environment.source(),
+    }
 
 
 def _require_cuda() -> None:
@@ -266,7 +292,8 @@ def _end_recorded(journal: Journal, folder: RunFolder, shipper: Shipper | None) 
         raise
 
 
-def _lightning_trainer(config: Config, callbacks: "list[pl.Callback]") -> "pl.Trainer":
+def lightning_trainer(config: Config, callbacks: "list[pl.Callback]") -> "pl.Trainer":
+    """Lightning's Trainer for a run: one device, quiet, and no logging or checkpointing but ours."""
     import lightning.pytorch as pl
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
@@ -307,13 +334,13 @@ def _device_name(device: "torch.device") -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else environment.processor()
 
 
-def _headline(config: Config, splits: "Splits", model: "torch.nn.Module", device: str) -> str:
+def _headline(config: Config, splits: "Splits", classifier: "Classifier", device: str) -> str:
     """One line for what runs, and one for on what."""
     from gradlab.models.size import parameter_count
 
     choices = " · ".join(
         [
-            f"{config.model.name} ({parameter_count(model):,} parameters)",
+            f"{config.model.name} ({parameter_count(classifier.model):,} parameters)",
             f"{config.optimizer.name} lr={config.optimizer.lr:.3g}",
             f"{config.schedule.name} schedule",
             f"{config.init.name} init",
