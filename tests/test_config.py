@@ -189,7 +189,7 @@ def test_a_configuration_cannot_be_changed(build: Build) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seed = 1  # type: ignore[misc]
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.optimizer.lr = 1.0
+        config.optimizer.lr = 1.0  # type: ignore[misc]
 
 
 # ------------------------------------------------------------------- what is wrong
@@ -726,14 +726,15 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "users_own_optimizers.py").write_text(OWN_OPTIMIZER)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(OPTIMIZERS, "_entries", dict(OPTIMIZERS._entries))
-    monkeypatch.setitem(sys.modules, "users_own_optimizers", None)  # type: ignore[arg-type]
+    # Absent during the test, and absent again after it.
+    monkeypatch.setitem(sys.modules, "users_own_optimizers", None)
     monkeypatch.delitem(sys.modules, "users_own_optimizers")
 
 
 @pytest.mark.usefixtures("own_module")
 def test_a_users_own_optimizer_joins_through_imports(build: Build) -> None:
     config = build(*OWN)
-    assert dataclasses.asdict(config.optimizer) == {"name": "signed", "lr": 0.5, "strength": 3}  # type: ignore[call-overload]
+    assert vars(config.optimizer) == {"name": "signed", "lr": 0.5, "strength": 3}
     assert type(config.optimizer).__name__ == "Signed"
     assert config.name == "signed lr=0.5 mlp digits seed=0"
     assert "imports" not in config.composed

@@ -27,7 +27,7 @@ def default(axis: str, name: str) -> Any:
     values = OmegaConf.to_container(OmegaConf.load(CONFIGS / axis / f"{name}.yaml"))
     registry: Any = {"init": INITIALIZERS, "model": MODELS}[axis]
     assert isinstance(values, dict)
-    return registry[name](**values)
+    return registry[name](**{str(key): value for key, value in values.items()})
 
 
 def filled(initializer: Any, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:

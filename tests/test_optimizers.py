@@ -12,7 +12,7 @@ from gradlab.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Momentum, Nesterov
 Tensors = list[torch.Tensor]
 Update = Callable[[Tensors, Tensors, float], None]
 
-CASES = [
+CASES: list[Any] = [
     SGD("sgd", lr=0.05, weight_decay=0.0),
     SGD("sgd", lr=0.05, weight_decay=0.1),
     Momentum("momentum", lr=0.02, momentum=0.9, weight_decay=0.0),
@@ -146,7 +146,7 @@ def torch_path(weights: Tensors, optimizer: torch.optim.Optimizer, base: float) 
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.zero_grad()
-        wavy_loss(weights).backward()  # type: ignore[no-untyped-call]
+        wavy_loss(weights).backward()
         optimizer.step()
         yield torch.cat([w.detach().flatten() for w in weights])
 

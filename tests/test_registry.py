@@ -106,7 +106,7 @@ def test_a_second_class_under_a_taken_name_is_refused() -> None:
 def test_the_same_class_may_be_registered_again() -> None:
     """As happens when its module is reloaded."""
     registry = fruits()
-    again = type(registry["apple"])("Apple", (), {})
+    again = type("Apple", (), {})
     again.__qualname__, again.__module__ = registry["apple"].__qualname__, registry["apple"].__module__
     registry.register("apple")(again)
     assert registry["apple"] is again

@@ -69,7 +69,7 @@ def schedule(name: str, **changes: Any) -> Any:
     ],
 )
 def test_the_factor_is_the_one_computed_by_hand(name: str, numbers: dict[str, Any], step: int, expected: float) -> None:
-    chosen = SCHEDULES[name](name=name, **numbers)
+    chosen = schedule(name, **numbers)
     chosen.check(RUN)
     assert chosen.factor(step, RUN) == pytest.approx(expected, rel=1e-12)
 

@@ -98,6 +98,8 @@ def print_results(console: Console, result: Mapping[str, Any], folder: Path, see
         table.add_row("training loss", f"{metrics['final/train_loss']:.4f}  at the end")
     seconds = result["seconds"]
     table.add_row("time", f"{seconds['training_and_test']:.1f} s training and test, {seconds['total']:.1f} s in all")
+    if status == "killed":
+        table.add_row("checkpoint", str(_relative(folder / "checkpoints" / "last")))
     table.add_row("folder", str(_relative(folder)))
     if result.get("mlflow_run_id"):
         table.add_row("MLflow run", result["mlflow_run_id"])

@@ -44,6 +44,9 @@ def main() -> int:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(task)()
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # `python train.py --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise

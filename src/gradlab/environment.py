@@ -1,5 +1,6 @@
 """What a run was made with and on: versions, hardware, source. All of it without importing torch."""
 
+import getpass
 import importlib.metadata
 import os
 import platform
@@ -30,6 +31,14 @@ def processor() -> str:
                 model = line.split(":", 1)[1].strip()
                 break
     return f"{model}, {len(os.sched_getaffinity(0))} cores"
+
+
+def user() -> str:
+    """Who runs this: the login name, or the numeric id in a container that has no name for it."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return str(os.getuid())
 
 
 def source() -> dict[str, str]:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class Initializer(Protocol):
     """What every entry of ``INITIALIZERS`` has."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def fill(self, weight: "torch.Tensor", generator: "torch.Generator") -> None:
         """Fill one weight, [n_out, n_in] or [channels out, channels in, height, width], in place."""

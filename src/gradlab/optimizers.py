@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 class Optimizer(Protocol):
     """What every entry of ``OPTIMIZERS`` has."""
 
-    name: str
-    lr: float
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def lr(self) -> float: ...
 
     def build(self, params: "Iterable[torch.nn.Parameter]") -> "torch.optim.Optimizer":
         """The torch optimizer over ``params``, at the base learning rate."""

@@ -235,6 +235,7 @@ def _open_record(journal: Journal, config: Config, folder: RunFolder, command: l
         "gradlab.folder": str(folder.path),
         "gradlab.processor": environment.processor(),
         "gradlab.host": socket.gethostname(),
+        "mlflow.user": environment.user(),
         "mlflow.source.name": Path(command[0]).name,
         "mlflow.source.type": "LOCAL",
     }

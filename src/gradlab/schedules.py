@@ -18,7 +18,8 @@ from gradlab.registry import Registry
 class Schedule(Protocol):
     """What every entry of ``SCHEDULES`` has."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def check(self, horizon: Horizon) -> None:
         """Raise ``FieldError`` where this schedule and the length of the run do not go together."""

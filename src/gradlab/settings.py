@@ -102,7 +102,8 @@ TRAINERS.register("auto", "cpu", "cuda")(Trainer)
 class Tracking(Protocol):
     """What every entry of ``TRACKING`` has."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
 
 TRACKING: Registry[Tracking] = Registry("tracking")

@@ -57,11 +57,15 @@ def curves(journal: Path, divergence: "Divergence | None" = None) -> Figure:
     loss_axes.set_yscale("log")
     accuracy_axes.set_ylabel("accuracy")
     accuracy_axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    steps, values = series(journal, "best/val_accuracy")
-    at, _ = series(journal, "best/step")
-    best_steps = series(journal, "best/step")[1]
-    if at and best_steps and values:
-        accuracy_axes.plot(best_steps[-1], values[-1], "*", color=VAL, ms=12, label=f"best validation {values[-1]:.2%}")
+    _, best = series(journal, "best/val_accuracy")
+    _, best_step = series(journal, "best/step")
+    if best:
+        accuracy_axes.plot(best_step[-1], best[-1], "*", color=VAL, ms=12, label=f"best validation {best[-1]:.2%}")
+    # The first steps of any training are near chance; shown in full, they would press all the rest into a line.
+    steps, values = series(journal, "train/accuracy")
+    settled = [value for step, value in zip(steps, values, strict=True) if step > steps[-1] / 20]
+    lowest = min([*settled, *series(journal, "val/accuracy")[1], 1.0])
+    accuracy_axes.set_ylim(max(0.0, 1 - 1.15 * (1 - lowest)) if lowest < 1 else 0.9, 1 + 0.05 * max(1 - lowest, 0.02))
     if divergence is not None:
         for axes in (loss_axes, accuracy_axes):
             axes.axvline(divergence.step, color=RED, lw=0.8, ls=":")

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 class Model(Protocol):
     """What every entry of ``MODELS`` has. Its file imports torch inside ``build`` only: checking needs no torch."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def check(self, spec: DataSpec) -> None:
         """Raise ``ConfigError`` where this model cannot take these images."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 HOST = "127.0.0.1"
+UNSAFE_PORTS = {5060, 5061, 6000, 6566, *range(6665, 6670), 6697, 10080}
+"""Ports above 5000 that browsers refuse to open (https://fetch.spec.whatwg.org/#port-blocking)."""
 
 
 def serve(uri: str | None, experiment: str, port: int) -> int:
@@ -71,8 +73,10 @@ def _page(experiment: "Experiment | None") -> str:
 
 
 def _free_port(first: int) -> int:
-    """``first``, or the next port of this machine that nothing listens on."""
+    """``first``, or the next port of this machine that nothing listens on and that browsers open."""
     for port in range(first, first + 100):
+        if port in UNSAFE_PORTS:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -41,8 +41,11 @@ class Splits:
 class Dataset(Protocol):
     """What every entry of ``DATASETS`` has. Its file needs numpy, not torch: data load while torch is imported."""
 
-    name: str
-    batch_size: int | str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def batch_size(self) -> int | str: ...
 
     def spec(self) -> DataSpec:
         """Shape and counts, without reading an image; ``ConfigError`` where the files are not there."""
