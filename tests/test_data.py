@@ -206,7 +206,6 @@ def test_digits_sizes_are_told_for_every_share(val: float, test: float) -> None:
     assert sum(len(part) for part in parts(splits)) == 1797
 
 
-@pytest.mark.xfail(strict=True, reason="a test_fraction that leaves one image leaves none for validation")
 def test_shares_that_leave_nothing_to_validate_are_refused() -> None:
     with pytest.raises((ConfigError, FieldError)):
         digits(test_fraction=0.9999).spec()

@@ -115,7 +115,6 @@ def test_frozen_parameters_do_not_count() -> None:
             nn.Linear(6, 3),
             (5, 6),
             5 * 6 * 3,
-            marks=pytest.mark.xfail(strict=True, reason="takes the tokens for channels where a Linear's output is 3-D"),
         ),
     ],
 )

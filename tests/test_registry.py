@@ -112,7 +112,6 @@ def test_the_same_class_may_be_registered_again() -> None:
     assert registry["apple"] is again
 
 
-@pytest.mark.xfail(strict=True, reason="register() compares __qualname__ only, not the module")
 def test_a_class_of_the_same_name_from_another_module_is_refused() -> None:
     registry = fruits()
     other = type("Apple", (), {"__module__": "users_own", "__qualname__": registry["apple"].__qualname__})

@@ -19,6 +19,8 @@ def check_number(
     """Raise unless the number (or every number of the list) ``owner.field`` is finite and inside the bounds."""
     value = getattr(owner, field)
     for number in value if isinstance(value, list | tuple) else [value]:
+        if not isinstance(number, int | float):  # OmegaConf lets a list pass for an entry of a list of numbers
+            raise FieldError(field, f"must hold numbers, not {number}")
         if not math.isfinite(number):
             raise FieldError(field, f"must be a finite number, not {number}")
         if above is not None and not number > above:

@@ -66,10 +66,10 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
 
 
 def parameters_sha256(model: torch.nn.Module) -> str:
-    """SHA-256 over the names and bytes of all parameters and buffers: equal exactly when the networks are."""
+    """SHA-256 over the names, types, shapes and bytes of all parameters and buffers: equal exactly when the networks are."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
@@ -158,7 +158,8 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torc
 
 
 def _digest(state: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+    # Through JSON first: what is read back has texts for keys and lists for tuples, and must have the same digest.
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(state)), sort_keys=True).encode()).hexdigest()
 
 
 def _write_to_disk(path: Path, content: bytes) -> None:

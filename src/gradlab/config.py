@@ -25,7 +25,7 @@ from gradlab.models import MODELS, Model
 from gradlab.optimizers import OPTIMIZERS, Optimizer
 from gradlab.registry import Registry
 from gradlab.schedules import SCHEDULES, Schedule
-from gradlab.settings import TRACKING, TRAINERS, Tracking, Trainer
+from gradlab.settings import TRACKING, TRAINERS, Tracking, Trainer, without_secret
 
 AXES: dict[str, Registry[Any]] = {
     "data": DATASETS,
@@ -95,9 +95,12 @@ class Origin:
     def of(self, key: str) -> str:
         """Where ``key`` was set: the override as it was typed, or the file."""
         for override in reversed(self.overrides):
-            target = override_key(override)
-            if key == target or key.startswith((f"{target}.", f"{target}[")):
-                return f"on the command line: {override}"
+            target, value = override_key(override), override.partition("=")[2]
+            above = key.startswith((f"{target}.", f"{target}["))
+            # `optimizer=sgd` chooses a file, and the file sets the numbers.
+            chose_a_file = above and target in AXES and value and not value.startswith("{")
+            if key == target or target.startswith(f"{key}.") or (above and not chose_a_file):
+                return f"on the command line: {without_secret(override)}"
         axis = key.split(".")[0]
         choice = self.choices.get(axis)
         return f"in configs/{axis}/{choice}.yaml" if "." in key and choice else "in configs/config.yaml"
@@ -123,7 +126,8 @@ def build_config(composed: DictConfig, origin: Origin | None = None) -> Config:
         raise ConfigError(f"{error.full_key}: {_first_line(error)} (set {origin.of(str(error.full_key))}).") from error
     _refuse_targets(plain, origin)
     plain.pop("experiment", None)
-    _import_user_modules(plain.pop("imports", None) or [], origin)
+    imports = plain.pop("imports", None)
+    _import_user_modules([] if imports is None else imports, origin)
     top_level = _top_level(plain, origin)
     choices = {axis: _choice(axis, registry, plain.get(axis), origin) for axis, registry in AXES.items()}
     config = Config(**choices, **top_level, composed=plain)
@@ -137,9 +141,9 @@ def _refuse_repeated(origin: Origin) -> None:
         key = override_key(override)
         if key in seen:
             raise ConfigError(
-                f"{key} is given twice on the command line: '{seen[key]}' and '{override}'. Give it once."
+                f"{key} is given twice on the command line: '{seen[key]}' and '{without_secret(override)}'. Give it once."
             )
-        seen[key] = override
+        seen[key] = without_secret(override)
 
 
 def _refuse_targets(node: Any, origin: Origin, path: str = "") -> None:
@@ -156,12 +160,12 @@ def _refuse_targets(node: Any, origin: Origin, path: str = "") -> None:
 
 
 def _import_user_modules(modules: Any, origin: Origin) -> None:
-    if not isinstance(modules, list):
+    if not isinstance(modules, list) or not all(isinstance(module, str) for module in modules):
         raise ConfigError(f"imports must be a list of module names, not '{modules}' (set {origin.of('imports')}).")
     for module in modules:
         try:
-            importlib.import_module(str(module))
-        except ImportError as error:
+            importlib.import_module(module)
+        except (ImportError, ValueError, TypeError) as error:  # the latter two: an empty and a relative name
             raise ConfigError(
                 f"imports: '{module}' cannot be imported ({error}) (set {origin.of('imports')}). It must be installed, "
                 "or its folder be in PYTHONPATH."
@@ -205,7 +209,13 @@ def _choice(axis: str, registry: Registry[Any], values: Any, origin: Origin) -> 
         raise ConfigError(
             f"{axis} must be one of {', '.join(sorted(registry))}, and it is {values!r} (set {origin.of(axis)})."
         )
-    entry = registry[str(values["name"])]
+    name = values["name"]
+    if not isinstance(name, str) or name not in registry:
+        raise ConfigError(
+            f"{axis}.name: there is no {axis} '{name}' (set {origin.of(f'{axis}.name')})."
+            f"{did_you_mean(str(name), registry)} Choices: {', '.join(sorted(registry))}."
+        )
+    entry = registry[name]
     known = [item.name for item in fields(entry)]
     try:
         merged = OmegaConf.merge(OmegaConf.structured(entry), OmegaConf.create(values))
@@ -214,18 +224,17 @@ def _choice(axis: str, registry: Registry[Any], values: Any, origin: Origin) -> 
         key = f"{axis}.{error.field}"
         raise ConfigError(f"{key} {error.message} (set {origin.of(key)}).") from error
     except MissingMandatoryValue as error:
-        raise ConfigError(f"{axis}.{error.key} is missing, and {axis}={values['name']} needs it.") from error
+        key = f"{axis}.{error.key}"
+        raise ConfigError(f"{key} is missing, and {axis}={name} needs it (set {origin.of(key)}).") from error
     except ConfigKeyError as error:
         key = str(error.key)
-        hint = did_you_mean(key, known) or f" It has {', '.join(name for name in known if name != 'name') or 'none'}."
-        raise ConfigError(
-            f"{axis}={values['name']} has no key '{key}' (set {origin.of(f'{axis}.{key}')}).{hint}"
-        ) from error
+        hint = did_you_mean(key, known) or f" It has {', '.join(item for item in known if item != 'name') or 'none'}."
+        raise ConfigError(f"{axis}={name} has no key '{key}' (set {origin.of(f'{axis}.{key}')}).{hint}") from error
     except OmegaConfBaseException as error:
-        key = f"{axis}.{error.full_key}"
-        wanted = _wanted_type(entry, str(error.full_key))
+        full_key = str(error.full_key)
+        key, found = f"{axis}.{full_key}", _lookup(values, full_key)
         raise ConfigError(
-            f"{key} must be {wanted}, not '{_lookup(values, str(error.full_key))}' (set {origin.of(key)})."
+            f"{key} must be {_wanted_type(entry, full_key)}, not '{found}' (set {origin.of(key)})."
         ) from error
 
 
@@ -242,13 +251,12 @@ _TYPE_WORDS = {
 
 
 def _wanted_type(entry: type[Any], full_key: str) -> str:
+    """The type of a field, or of an entry of the list in it, in words."""
     name = re.split(r"[.\[]", full_key)[0]
     annotation = next((item.type for item in fields(entry) if item.name == name), str)
-    text = (
-        annotation.__name__
-        if isinstance(annotation, type) and annotation in (int, float, bool, str)
-        else str(annotation)
-    )
+    text = annotation.__name__ if annotation in (int, float, bool, str) else str(annotation)
+    if "[" in full_key:
+        text = text.removeprefix("list[").removesuffix("]")
     return " or ".join(_TYPE_WORDS.get(part.strip(), part.strip()) for part in text.split("|"))
 
 

@@ -55,26 +55,41 @@ class Duration:
 
 
 @functools.cache
-def parse_duration(text: str) -> Duration:
+def parse_duration(text: str, units: tuple[str, ...] = ("steps", "epochs", "percent")) -> Duration:
     """``'5%'``, ``'500 steps'``, ``'2epochs'``, ``'10 minutes'`` or ``'0'`` as a ``Duration``.
 
+    ``units`` are those that the error messages give as examples.
+
     Raises:
-        ValueError: no number, a number without a unit, or an unknown unit.
+        ValueError: no finite number, a number without a unit, or an unknown unit.
     """
     match = _PATTERN.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"is not a length: '{text}'. Write it like '500 steps', '2 epochs' or '5%'")
     try:
-        number = float(match["number"])
+        number = float(match["number"]) if match else math.nan
     except ValueError:
-        raise ValueError(f"is not a length: '{text}'. Write it like '500 steps', '2 epochs' or '5%'") from None
+        number = math.nan
+    if match is None or not math.isfinite(number):
+        raise ValueError(f"is not a length: '{text}'. {_examples(None, units)}")
     unit = match["unit"].lower()
     if unit == "" and number == 0:
         return Duration(0.0, "steps")
     if unit not in _UNITS:
         why = f"has no unit: '{text}'" if unit == "" else f"has an unknown unit: '{text}'"
-        raise ValueError(f"{why}. Write it like '{number:g} steps', '{number:g} epochs' or '5%'")
+        raise ValueError(f"{why}. {_examples(number, units)}")
     return Duration(number, _UNITS[unit])
+
+
+def _examples(number: float | None, units: tuple[str, ...]) -> str:
+    """How a length is written, with the number that was meant."""
+    usual = {"steps": 500, "epochs": 2, "minutes": 10}
+    written = [f"'{usual[unit] if number is None else number:g} {unit}'" for unit in units if unit != "percent"]
+    if "percent" in units:
+        written.append("'5%'")
+    return (
+        f"Write it like {', '.join(written[:-1])} or {written[-1]}"
+        if len(written) > 1
+        else f"Write it like {written[0]}"
+    )
 
 
 def duration_of(owner: Any, field: str, *, units: tuple[str, ...] = ("steps", "epochs", "percent")) -> Duration:
@@ -84,7 +99,7 @@ def duration_of(owner: Any, field: str, *, units: tuple[str, ...] = ("steps", "e
         FieldError: it cannot be read, or does not fit.
     """
     try:
-        duration = parse_duration(str(getattr(owner, field)))
+        duration = parse_duration(str(getattr(owner, field)), units)
     except ValueError as error:
         raise FieldError(field, str(error)) from None
     if duration.number > 0 and duration.unit not in units:

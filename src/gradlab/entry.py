@@ -29,10 +29,11 @@ def main() -> int:
     """Run ``python train.py``'s command line; returns the exit status."""
     if any(argument.startswith("--experimental-rerun") for argument in sys.argv[1:]):
         return _say_wrong("--experimental-rerun is refused: it loads a pickle, and a pickle can run any code.")
-    status = OK
+    status, composed_once = OK, False
 
     def task(composed: DictConfig) -> float | None:
-        nonlocal status
+        nonlocal status, composed_once
+        composed_once = True
         outcome_status, objective = _run_one(composed)
         status = max(status, outcome_status)
         return objective
@@ -47,8 +48,9 @@ def main() -> int:
     except BrokenPipeError:  # `python train.py --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        if wants_traceback:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        # A ValueError of a run is a mistake of ours, one of Hydra's (`optimizer=null`) the user's.
+        if wants_traceback or composed_once:
             raise
         return _say_wrong(explain(error))
     finally:

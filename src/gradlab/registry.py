@@ -26,8 +26,10 @@ class Registry(Generic[T]):
 
         def enter(entry: Entry) -> Entry:
             for name in names:
-                if name in self._entries and self._entries[name].__qualname__ != entry.__qualname__:
-                    raise ValueError(f"{self.axis} '{name}' is registered already, by {self._entries[name]}")
+                taken = self._entries.get(name)
+                # The same class again is a reloaded module.
+                if taken and (taken.__module__, taken.__qualname__) != (entry.__module__, entry.__qualname__):
+                    raise ValueError(f"{self.axis} '{name}' is registered already, by {taken}")
                 self._entries[name] = entry
             return entry
 

@@ -1,6 +1,7 @@
 """How a run trains and where it reports: the dataclasses of the ``trainer`` and ``tracking`` axes."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -109,6 +110,11 @@ class Tracking(Protocol):
 TRACKING: Registry[Tracking] = Registry("tracking")
 
 
+def without_secret(text: str) -> str:
+    """``text`` without the user name and password that an address in it may hold."""
+    return re.sub(r"://[^/@\s]*@", "://***@", text)
+
+
 @TRACKING.register("none")
 @dataclass(frozen=True)
 class NoTracking:
@@ -134,7 +140,7 @@ class MLflow:
     def __post_init__(self) -> None:
         if not self.experiment.strip():
             raise FieldError("experiment", "must not be empty")
-        if self.uri is not None and "@" in self.uri.split("://", 1)[-1].split("/", 1)[0]:
+        if self.uri is not None and without_secret(self.uri) != self.uri:
             raise FieldError(
                 "uri",
                 "holds a user name or password, and configurations are recorded. Give it in the environment variable "

@@ -23,9 +23,9 @@ def multiply_adds(model: "nn.Module", spec: DataSpec) -> int:
     def count(layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         nonlocal total
         assert isinstance(layer.weight, torch.Tensor)
-        # Every weight works once for each place of the output that it serves.
-        places = output.numel() // output.shape[1] if output.dim() > 2 else output.numel() // output.shape[-1]
-        total += layer.weight.numel() * places
+        # Every weight works once for each place of the output: each pixel of a convolution's, each row of a linear's.
+        channels = output.shape[-1] if isinstance(layer, nn.Linear) else output.shape[1]
+        total += layer.weight.numel() * (output.numel() // channels)
 
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
     hooks = [layer.register_forward_hook(count) for layer in layers]

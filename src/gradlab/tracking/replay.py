@@ -8,9 +8,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradlab.settings import without_secret
 from gradlab.tracking.folder import RunFolder, write_atomically
 from gradlab.tracking.journal import Record, records
-from gradlab.tracking.store import experiment_id, open_client, without_secret
+from gradlab.tracking.store import experiment_id, open_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -44,11 +44,6 @@ def tracking_uri(settings: MLflow) -> str:
     return f"sqlite:///{file}" if file else uri
 
 
-def without_secret(uri: str) -> str:
-    """``uri`` without the user name and password it may hold."""
-    return re.sub(r"://[^/@]*@", "://***@", uri)
-
-
 def sqlite_file(uri: str) -> Path | None:
     """The database file of a ``sqlite:///…`` URI, absolute; None for any other store."""
     prefix = "sqlite:///"

@@ -6,10 +6,10 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from gradlab.errors import ConfigError
-from gradlab.settings import MLflow
+from gradlab.settings import MLflow, without_secret
 from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.replay import Replay
-from gradlab.tracking.store import tracking_uri, without_secret
+from gradlab.tracking.store import tracking_uri
 
 
 def sync_runs(paths: list[Path], uri: str | None) -> int:

@@ -11,8 +11,8 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 from gradlab.errors import ConfigError, GradlabError
-from gradlab.settings import MLflow
-from gradlab.tracking.store import VIEW, open_client, sqlite_file, tracking_uri, without_secret
+from gradlab.settings import MLflow, without_secret
+from gradlab.tracking.store import VIEW, open_client, sqlite_file, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment

@@ -10,6 +10,7 @@ import numpy as np
 from gradlab.bounds import check_number
 from gradlab.data.datasets.base import DATASETS, Batched, Examples, Splits, fingerprint, held_out, stratified_split
 from gradlab.data.spec import DataSpec
+from gradlab.errors import FieldError
 
 EXAMPLES = 1797
 
@@ -30,6 +31,8 @@ class Digits(Batched):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number(self, "test_fraction", above=0, below=1)
+        if EXAMPLES - held_out(EXAMPLES, self.test_fraction) < 2:
+            raise FieldError("test_fraction", f"of {self.test_fraction} leaves one image to train and to validate on")
 
     def spec(self) -> DataSpec:
         rest = EXAMPLES - held_out(EXAMPLES, self.test_fraction)
