@@ -87,9 +87,7 @@ def test_a_state_is_json_and_its_tuples_become_lists(tmp_path: Path) -> None:
     "keys",
     [
         ["1", "2", "10"],
-        pytest.param(
-            [1, 2, 10],
-        ),
+        [1, 2, 10],
     ],
 )
 def test_a_state_with_any_keys_is_whole(tmp_path: Path, keys: list[Any]) -> None:

@@ -681,9 +681,7 @@ def test_an_error_of_hydras_is_explained(
     [
         "optimizer=nosuch",
         "optimizer.lr=-1",
-        pytest.param(
-            "optimizer=null",
-        ),
+        "optimizer=null",
     ],
 )
 def test_main_ends_a_mistake_with_one_message_and_status_2(

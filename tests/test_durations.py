@@ -63,10 +63,7 @@ def test_a_length_is_a_number_and_a_unit(text: str, number: float, unit: str) ->
         ("5%%", "has an unknown unit"),
         ("0 furlongs", "has an unknown unit"),
         ("5 e", "has an unknown unit"),
-        pytest.param(
-            "1e400 steps",
-            "is not a length",
-        ),
+        ("1e400 steps", "is not a length"),
     ],
 )
 def test_anything_else_is_refused_with_an_example_of_how_to_write_it(text: str, says: str) -> None:

@@ -111,11 +111,7 @@ def test_frozen_parameters_do_not_count() -> None:
         (nn.Conv2d(4, 8, 3, groups=2, padding=1), (4, 5, 5), 8 * 2 * 9 * 25),
         (nn.Conv2d(4, 8, 3, stride=2, padding=1), (4, 6, 6), 8 * 4 * 9 * 9),
         (nn.Conv1d(4, 8, 3), (4, 10), 8 * 4 * 3 * 8),
-        pytest.param(
-            nn.Linear(6, 3),
-            (5, 6),
-            5 * 6 * 3,
-        ),
+        (nn.Linear(6, 3), (5, 6), 5 * 6 * 3),
     ],
 )
 def test_products_of_single_layers(layer: nn.Module, shape: tuple[int, ...], products: int) -> None:
