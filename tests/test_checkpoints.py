@@ -179,7 +179,19 @@ def test_a_new_checkpoint_takes_the_place_of_the_old_one(checkpoint: Path) -> No
         tensors, state = load_checkpoint(checkpoint)
         assert state["step"] == step
         assert tensors["model.weight"].tolist() == [step] * 3
-        assert files_below(checkpoint.parent) == {"last", f"last/{TENSORS}", f"last/{STATE}"}
+        both = {f"{name}{file}" for name in ("last", "last.previous") for file in ("", f"/{TENSORS}", f"/{STATE}")}
+        assert files_below(checkpoint.parent) == both
+    _, state = load_checkpoint(checkpoint.with_name("last.previous"))
+    assert state["step"] == 8
+
+
+def test_tied_weights_are_saved(tmp_path: Path) -> None:
+    shared = torch.arange(6.0).reshape(2, 3)
+    save_checkpoint(tmp_path / "c", {"first": shared, "second": shared, "turned": shared.T}, {})
+    tensors, _ = load_checkpoint(tmp_path / "c")
+    assert torch.equal(tensors["first"], shared)
+    assert torch.equal(tensors["second"], shared)
+    assert torch.equal(tensors["turned"], shared.T)
 
 
 @pytest.mark.parametrize("state", [{"step": object()}, {"step": {1, 2}}])

@@ -13,9 +13,11 @@ from gradlab.errors import ConfigError, FieldError
 from gradlab.initializers import He, Xavier, initialize
 from gradlab.models import MODELS
 from gradlab.models.base import ACTIVATIONS, activation
+from gradlab.models.cnn import CNN
 from gradlab.models.lenet import LeNet
 from gradlab.models.logistic import Logistic
 from gradlab.models.mlp import MLP
+from gradlab.models.resnet import ResNet
 from gradlab.models.size import multiply_adds, parameter_count
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "model"
@@ -53,8 +55,22 @@ def test_logits_are_one_number_for_each_image_and_class(name: str, spec: DataSpe
         return
     chosen.check(spec)
     model = chosen.build(spec)
-    for batch in (1, 5):
+    for batch in (2, 5):  # BatchNorm has no statistics over a single image of one pixel
         assert model(torch.zeros(batch, *spec.image_shape)).shape == (batch, len(spec.classes))
+
+
+@pytest.mark.parametrize(
+    ("depth", "parameters"), [(9, 6_573_120), (18, 11_173_962), (20, 272_474), (56, 855_770), (110, 1_730_714)]
+)
+def test_resnets_have_the_published_number_of_parameters(depth: int, parameters: int) -> None:
+    """ResNet-18 as in kuangliu's pytorch-cifar; 20 to 110 as He et al. with option B; 9 as in Page's ResNet-9."""
+    assert parameter_count(ResNet("resnet", depth, width=1).build(images_of(3, 32, 32))) == parameters
+
+
+def test_a_cnn_of_too_many_stages_is_refused() -> None:
+    chosen = CNN("cnn", [8, 8, 8, 8, 8], norm="batch", dropout=0.0, activation="relu")
+    with pytest.raises(ConfigError, match="at least 16×16"):
+        chosen.check(images_of(1, 8, 8))
 
 
 @pytest.mark.parametrize("name", list(MODELS))

@@ -26,23 +26,25 @@ TENSORS, STATE = "tensors.safetensors", "state.json"
 
 
 def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-    """Write the checkpoint ``path``, replacing one of that name only once the new one is on disk."""
+    """Write the checkpoint ``path``. One of that name is kept as ``<name>.previous``, in place of an earlier such one.
+
+    So at every instant a whole checkpoint stands under one of the two names.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
     try:
-        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        content = save(_apart(tensors))
         state = {**state, "tensors_sha256": hashlib.sha256(content).hexdigest()}
         state["state_sha256"] = _digest(state)
         _write_to_disk(temporary / TENSORS, content)
         _write_to_disk(temporary / STATE, (json.dumps(state, indent=2) + "\n").encode())
+        _flush_folder(temporary)
         if path.exists():
-            old = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
-            path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(path)
+            previous = path.with_name(f"{path.name}.previous")
+            shutil.rmtree(previous, ignore_errors=True)
+            path.rename(previous)
+        temporary.rename(path)
         _flush_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -155,6 +157,17 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torc
             else:
                 numbers[f"{index}.{name}"] = value
     return tensors, {"numbers": numbers, "param_groups": state["param_groups"]}
+
+
+def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors on the CPU, those that share memory (tied weights) copied: safetensors refuses them together."""
+    apart: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        whole = tensor.detach().cpu().contiguous()
+        apart[name] = whole.clone() if whole.data_ptr() in seen else whole
+        seen.add(whole.data_ptr())
+    return apart
 
 
 def _digest(state: dict[str, Any]) -> str:

@@ -49,8 +49,9 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        # A ValueError of a run is a mistake of ours, one of Hydra's (`optimizer=null`) the user's.
-        if wants_traceback or composed_once:
+        # A ValueError of a run is a mistake of ours; one before any run is Hydra's word for a mistake of the user's.
+        ours = composed_once and not isinstance(error, HydraException | OmegaConfBaseException)
+        if wants_traceback or ours:
             raise
         return _say_wrong(explain(error))
     finally:

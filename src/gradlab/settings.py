@@ -112,7 +112,7 @@ TRACKING: Registry[Tracking] = Registry("tracking")
 
 def without_secret(text: str) -> str:
     """``text`` without the user name and password that an address in it may hold."""
-    return re.sub(r"://[^/@\s]*@", "://***@", text)
+    return re.sub(r"://[^/?#\s]*@", "://***@", text)
 
 
 @TRACKING.register("none")
