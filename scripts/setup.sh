@@ -9,6 +9,7 @@ set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 VENV="${GRADLAB_VENV:-$ROOT/.venv}"
+case "$VENV" in /*) ;; *) VENV="$PWD/$VENV" ;; esac
 NEEDED_GB=8 # 6.2 GB of packages, most of it CUDA libraries, and room to unpack them
 
 say() { printf 'gradlab set-up: %s\n' "$*" >&2; }
@@ -24,7 +25,14 @@ python_fits() {
 
 find_python() {
     local candidate status newer=""
-    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11 python3.14; do
+    if [ -n "${PYTHON:-}" ]; then
+        status=0
+        python_fits "$PYTHON" || status=$?
+        [ "$status" != 1 ] || fail "PYTHON=$PYTHON is not Python 3.11 or newer: $("$PYTHON" --version 2>&1 || true)"
+        printf '%s' "$PYTHON"
+        return
+    fi
+    for candidate in python3 python3.13 python3.12 python3.11 python3.14; do
         status=0
         python_fits "$candidate" || status=$?
         case "$status" in
@@ -64,6 +72,7 @@ make_environment() {
         "$python" -m venv --clear "$VENV" || fail "cannot make an environment: $python lacks the module venv." \
             "Debian and Ubuntu have it in a package of its own: apt install python3-venv. Then run this again."
     fi
+    rm -f "$VENV"/.gradlab-*
     say "installing the locked dependencies (a minute or two, once)"
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$ROOT/requirements/uv.txt" \
         || fail "cannot install uv. If the network broke, run the same command again: it goes on from here."

@@ -1,6 +1,7 @@
 """Mistakes on the command line, as real processes: one message, exit status 2, nothing left behind, and quickly."""
 
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -34,6 +35,11 @@ MISTAKES = [
     (["optimizer.lr=[1"], ["cannot be read"]),
     (["~optimizer"], ["optimizer"]),
     (["--experimental-rerun=x.pickle"], ["pickle"]),
+    (["seed=${nope}"], ["seed", "nope"]),
+    (["-m", "seed=0,1", "seed=2"], ["seed is given twice"]),
+    (["trainer.threads=100000"], ["trainer.threads must be at most"]),
+    (["tracking.uri=foo"], ["tracking.uri must be the address of an MLflow store"]),
+    (["output_dir=/dev/null/x"], ["output_dir=/dev/null/x", "is a file"]),
 ]
 
 
@@ -108,6 +114,27 @@ def test_a_store_that_cannot_be_reached_does_not_stop_a_run_and_sync_ships_it_la
     (run,) = client.search_runs([client.get_experiment_by_name("gradlab").experiment_id])  # type: ignore[union-attr]
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test/accuracy"] == finished.result["metrics"]["test/accuracy"]
+
+
+def test_sync_into_another_or_a_deleted_store_ships_everything_again(tmp_path: Path) -> None:
+    finished = train(tmp_path, "trainer.max_epochs=1", "plots=false", "output_dir='outputs'", "name='[/b] a=b'")
+    assert finished.status == 0, finished.err
+    records = (finished.run / "journal.jsonl").read_text().count("\n")
+    synced = gradlab(tmp_path, "sync", str(finished.run), "--uri", "sqlite:///other.db")
+    assert f"{records} records shipped" in synced.out, synced.out + synced.err
+    assert (tmp_path / "other.db").exists()
+    (tmp_path / "other.db").unlink()
+    synced = gradlab(tmp_path, "sync", str(finished.run))
+    assert synced.status == 0, synced.out + synced.err
+    assert (tmp_path / "other.db").exists()
+
+
+def test_a_missing_artifact_does_not_keep_the_rest_from_mlflow(tmp_path: Path) -> None:
+    finished = train(tmp_path, "trainer.max_epochs=1", "tracking=none")
+    shutil.rmtree(finished.run / "plots")
+    synced = gradlab(tmp_path, "sync", str(finished.run))
+    assert synced.status == 0, synced.out + synced.err
+    assert gradlab(tmp_path, "sync", str(finished.run)).out.startswith(f"{finished.run.name}: 0 records")
 
 
 def test_gradlab_without_a_store_says_what_to_do(tmp_path: Path) -> None:

@@ -123,19 +123,27 @@ class Checkpointer(pl.Callback):
         self.write(module)
 
     def write(self, module: pl.LightningModule) -> None:
-        """Write ``last``, and ``best`` if it has changed since it was written."""
+        """Write ``last``, and ``best`` if it has changed since it was written.
+
+        Not the ``last`` of a diverged run: the rest of its chunk was trained before the loss was seen, and chunks differ
+        in length from run to run.
+        """
         assert isinstance(module, Classifier)
+        if module.divergence is None:
+            self._write_last(module)
+        if not self._best_on_disk:
+            best = {f"model.{name}": tensor for name, tensor in self._best_tensors.items()}
+            save_checkpoint(self.folder / "best", best, {**self.about, "step": self.best_step, "metrics": self.best})
+            self._best_on_disk = True
+        self._written = time.monotonic()
+
+    def _write_last(self, module: Classifier) -> None:
         optimizer = module.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         tensors, optimizer_state = _optimizer_tensors(optimizer)
         tensors |= {f"model.{name}": tensor for name, tensor in module.model.state_dict().items()}
         position = {"step": module.steps_done, "best": self.best, "best_step": self.best_step}
         save_checkpoint(self.folder / "last", tensors, {**self.about, **position, "optimizer": optimizer_state})
-        if not self._best_on_disk:
-            best = {f"model.{name}": tensor for name, tensor in self._best_tensors.items()}
-            save_checkpoint(self.folder / "best", best, {**self.about, "step": self.best_step, "metrics": self.best})
-            self._best_on_disk = True
-        self._written = time.monotonic()
 
     def restore_best(self, module: Classifier) -> None:
         """Put the best network into ``module``; there is one after any validation with a finite loss."""

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import lightning.pytorch as pl
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 
 from gradlab.data.device import Batch, Chunk, TrainingChunks
 from gradlab.durations import Horizon
+from gradlab.interruption import Interruption
 from gradlab.optimizers import Optimizer
 from gradlab.schedules import Schedule
 from gradlab.tracking.journal import Journal
@@ -55,7 +55,7 @@ class Classifier(pl.LightningModule):
         horizon: length of the run.
         journal: where metric rows go.
         log_steps: steps between rows of training metrics.
-        interrupted: asked after every step; true ends the training there.
+        interruption: asked after every step; a signal ends the training there.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Classifier(pl.LightningModule):
         horizon: Horizon,
         journal: Journal,
         log_steps: int,
-        interrupted: Callable[[], bool] = lambda: False,
+        interruption: Interruption | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -76,7 +76,7 @@ class Classifier(pl.LightningModule):
         self.horizon = horizon
         self.journal = journal
         self.log_steps = log_steps
-        self.interrupted = interrupted
+        self.interruption = interruption or Interruption()
         self.steps_done = 0
         self.images_seen = 0
         self.training_seconds = 0.0
@@ -104,6 +104,12 @@ class Classifier(pl.LightningModule):
 
     # ------------------------------------------------------------------ training
 
+    def on_train_start(self) -> None:
+        self.interruption.training_begins()
+
+    def on_train_end(self) -> None:
+        self.interruption.training_ends()
+
     def training_step(self, chunk: Chunk, chunk_index: int) -> None:
         started = time.perf_counter()
         optimizer = self.optimizers(use_pl_optimizer=False)
@@ -120,7 +126,7 @@ class Classifier(pl.LightningModule):
             losses.append(loss.detach())
             correct.append((logits.detach().argmax(1) == labels).sum())
             sizes.append(len(labels))
-            if self.interrupted():
+            if self.interruption():
                 break
         # The only wait for the device: one copy of all the chunk's numbers.
         fetched = torch.stack([torch.stack(losses).double(), torch.stack(correct).double()]).tolist()
@@ -151,7 +157,7 @@ class Classifier(pl.LightningModule):
         chunks = self.trainer.train_dataloader
         if isinstance(chunks, TrainingChunks):
             chunks.pace.record(len(losses), seconds)
-        if self.divergence or self.interrupted():
+        if self.divergence or self.interruption():
             self.trainer.should_stop = True
 
     def _diverge(self, step: int, values: dict[str, float]) -> None:
@@ -191,8 +197,8 @@ class Classifier(pl.LightningModule):
 
 
 def _joined(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-    logits, labels = zip(*batches, strict=True)
-    return torch.cat(logits).float(), torch.cat(labels)
+    logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits, labels
 
 
 def _evaluation(split: str, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:

@@ -5,7 +5,13 @@ import sys
 from pathlib import Path
 
 from gradlab import __version__
-from gradlab.errors import ConfigError, GradlabError
+from gradlab.errors import ConfigError, FieldError, GradlabError
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"must be a port from 1 to 65535, not '{text}'")
+    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     ui.add_argument("--uri", help="the store, as in tracking.uri; default: MLFLOW_TRACKING_URI, else ./mlflow.db")
     ui.add_argument("--experiment", default="gradlab", help="the experiment to land on (default: %(default)s)")
     ui.add_argument(
-        "--port", type=int, default=5000, help="a port of 127.0.0.1 (default: %(default)s, or the next free)"
+        "--port", type=_port, default=5000, help="a port of 127.0.0.1 (default: %(default)s, or the next free)"
     )
 
     sync = commands.add_parser("sync", help="ship what a run's journal holds and MLflow does not")
@@ -36,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         from gradlab.tracking.sync import sync_runs
 
         return sync_runs(parsed.runs, parsed.uri)
-    except ConfigError as error:
+    except (ConfigError, FieldError) as error:
         print(f"gradlab {parsed.command}: {error}", file=sys.stderr)
         return 2
     except GradlabError as error:

@@ -5,6 +5,7 @@ known to be wrong without reading data is said here, as one ``ConfigError``, bef
 """
 
 import importlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -119,7 +120,7 @@ def build_config(composed: DictConfig, origin: Origin | None = None) -> Config:
             set and what to do.
     """
     origin = origin or Origin()
-    _refuse_repeated(origin)
+    refuse_repeated(origin.overrides)
     try:
         plain: Any = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
@@ -135,9 +136,10 @@ def build_config(composed: DictConfig, origin: Origin | None = None) -> Config:
     return config
 
 
-def _refuse_repeated(origin: Origin) -> None:
+def refuse_repeated(overrides: Sequence[str]) -> None:
+    """Raise ``ConfigError`` where two overrides set one key: nobody can tell which was meant."""
     seen: dict[str, str] = {}
-    for override in origin.overrides:
+    for override in overrides:
         key = override_key(override)
         if key in seen:
             raise ConfigError(
@@ -192,7 +194,9 @@ def _top_level(plain: dict[str, Any], origin: Origin) -> dict[str, Any]:
         value = plain[key]
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
-            raise ConfigError(f"{key} must be {wanted}, not '{value}' (set {origin.of(key)}).")
+            raise ConfigError(
+                f"{key} must be {wanted}, not '{'null' if value is None else value}' (set {origin.of(key)})."
+            )
     if plain["seed"] < 0:
         raise ConfigError(f"seed must be at least 0, not {plain['seed']} (set {origin.of('seed')}).")
     return {
@@ -234,7 +238,7 @@ def _choice(axis: str, registry: Registry[Any], values: Any, origin: Origin) -> 
         full_key = str(error.full_key)
         key, found = f"{axis}.{full_key}", _lookup(values, full_key)
         raise ConfigError(
-            f"{key} must be {_wanted_type(entry, full_key)}, not '{found}' (set {origin.of(key)})."
+            f"{key} must be {_wanted_type(entry, full_key)}, not '{'null' if found is None else found}' (set {origin.of(key)})."
         ) from error
 
 
@@ -279,9 +283,20 @@ def _check_together(config: Config, origin: Origin) -> None:
     except FieldError as error:
         key = f"schedule.{error.field}"
         raise ConfigError(f"{key} {error.message} (set {origin.of(key)}).") from error
-    output = Path(config.output_dir).expanduser()
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"output_dir={config.output_dir} is a file, and runs need a folder to make theirs in.")
+    there = Path(config.output_dir).expanduser().absolute()
+    try:
+        while not there.exists():
+            there = there.parent
+    except OSError as error:
+        raise ConfigError(f"output_dir cannot be used ({error.strerror}) (set {origin.of('output_dir')}).") from error
+    if not there.is_dir():
+        raise ConfigError(
+            f"output_dir={config.output_dir}: {there} is a file, and runs need a folder to make theirs in."
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"output_dir={config.output_dir}: this user may not write to {there}. Name another output_dir."
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 
 from gradlab.classifier import Classifier
 
@@ -66,7 +66,7 @@ class ProgressReport(pl.Callback):
     def _line(self, module: Classifier) -> str:
         total, done = module.horizon.total_steps, module.steps_done
         epoch = min(done / module.horizon.steps_per_epoch, module.horizon.epochs)
-        parts = [f"step {done:,}/{total:,}", f"epoch {epoch:.1f}/{module.horizon.epochs:g}"]
+        parts = [f"step {done:,}/{total:,}", f"epoch {epoch:.1f}/{module.horizon.epochs:.3g}"]
         if module.last_chunk.images:
             rates = module.last_chunk.rates("train")
             parts += [f"loss {rates['train/loss']:.4f}", f"accuracy {rates['train/accuracy']:.1%}"]
@@ -81,34 +81,35 @@ class ProgressReport(pl.Callback):
 
 def print_results(console: Console, result: Mapping[str, Any], folder: Path, see: str | None, note: str | None) -> None:
     """The closing table of a run. ``see`` is the command that shows it in a browser, ``note`` what went wrong."""
-    metrics, table = result["metrics"], Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    metrics, lines = result["metrics"], []
     status, diverged = result["status"], result["diverged"]
     if diverged:
         status = f"diverged at step {diverged['step']:,}, learning rate {diverged['lr']:.3g}: the loss was not finite"
-    table.add_row("status", status)
+    lines.append(("status", status))
     if "test/accuracy" in metrics:
-        table.add_row(
-            "test accuracy", f"[bold]{metrics['test/accuracy']:.2%}[/bold]  (loss {metrics['test/loss']:.4f})"
-        )
+        lines.append(("test accuracy", f"{metrics['test/accuracy']:.2%}  (loss {metrics['test/loss']:.4f})"))
     if "best/val_accuracy" in metrics:
-        table.add_row(
-            "validation", f"{metrics['best/val_accuracy']:.2%}  at step {metrics['best/step']:,.0f}, the best"
+        lines.append(
+            ("validation", f"{metrics['best/val_accuracy']:.2%}  at step {metrics['best/step']:,.0f}, the best")
         )
     if "final/train_loss" in metrics:
-        table.add_row("training loss", f"{metrics['final/train_loss']:.4f}  at the end")
+        lines.append(("training loss", f"{metrics['final/train_loss']:.4f}  at the end"))
     seconds = result["seconds"]
-    table.add_row("time", f"{seconds['training_and_test']:.1f} s training and test, {seconds['total']:.1f} s in all")
+    lines.append(("time", f"{seconds['training_and_test']:.1f} s training and test, {seconds['total']:.1f} s in all"))
     if status == "killed":
-        table.add_row("checkpoint", str(_relative(folder / "checkpoints" / "last")))
-    table.add_row("folder", str(_relative(folder)))
+        lines.append(("checkpoint", str(_relative(folder / "checkpoints" / "last"))))
+    lines.append(("folder", str(_relative(folder))))
     if result.get("mlflow_run_id"):
-        table.add_row("MLflow run", result["mlflow_run_id"])
+        lines.append(("MLflow run", result["mlflow_run_id"]))
     if see:
-        table.add_row("see it", f"[bold]{see}[/bold]")
+        lines.append(("see it", see))
     console.print()
-    console.print(table, soft_wrap=True, highlight=False)
+    for label, value in lines:
+        # Lines, not a rich Table, which would cut paths; escaped, because names and paths are the user's.
+        style = "bold" if label in ("test accuracy", "see it") else "default"
+        console.print(f"[dim]{label:<15}[/dim][{style}]{escape(str(value))}[/{style}]", soft_wrap=True, highlight=False)
     if note:
-        console.print(f"\n{note}", soft_wrap=True, highlight=False)
+        console.print(f"\n{note}", soft_wrap=True, highlight=False, markup=False)
 
 
 def command(*arguments: str) -> str:

@@ -6,7 +6,9 @@ Hydra composes; every way in which that can fail ends here as one short message.
 
 import os
 import re
+import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import hydra
@@ -16,8 +18,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gradlab.config import AXES, Origin, build_config, override_key
+from gradlab.config import AXES, Origin, build_config, override_key, refuse_repeated
 from gradlab.errors import ConfigError, GradlabError, did_you_mean
+from gradlab.interruption import Interrupted
 
 OK, FAILED, WRONG_CONFIGURATION, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
@@ -26,31 +29,39 @@ CONFIGS = _SOURCE_TREE if _SOURCE_TREE.is_dir() else Path(__file__).resolve().pa
 
 
 def main() -> int:
-    """Run ``python train.py``'s command line; returns the exit status."""
+    """Run ``python train.py``'s command line; returns the exit status.
+
+    Raises:
+        Exception: a mistake of ours, with its traceback; with HYDRA_FULL_ERROR=1 a user's, too.
+    """
     if any(argument.startswith("--experimental-rerun") for argument in sys.argv[1:]):
         return _say_wrong("--experimental-rerun is refused: it loads a pickle, and a pickle can run any code.")
-    status, composed_once = OK, False
+    status, began = OK, False
 
     def task(composed: DictConfig) -> float | None:
-        nonlocal status, composed_once
-        composed_once = True
-        outcome_status, objective = _run_one(composed)
-        status = max(status, outcome_status)
+        nonlocal status, began
+        began = True
+        job_status, objective = _run_one(composed)
+        status = max(status, job_status)
         return objective
 
     # Hydra's own report of an error is a traceback or several lines and ends in exit status 1; ours comes below.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(task)()
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        # Hydra takes the last of two values for a key of a sweep without a word.
+        refuse_repeated([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
+        # It also wants a folder for a sweep and for each of its jobs; ours are made by the runs themselves.
+        with tempfile.TemporaryDirectory(prefix="gradlab-sweep-") as scratch:
+            os.environ["GRADLAB_SWEEP_SCRATCH"] = scratch
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(task)()
+    except KeyboardInterrupt as interrupt:
+        return _status_of(interrupt)
     except BrokenPipeError:  # `python train.py --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (ConfigError, HydraException, OmegaConfBaseException, ValueError) as error:
         # A ValueError of a run is a mistake of ours; one before any run is Hydra's word for a mistake of the user's.
-        ours = composed_once and not isinstance(error, HydraException | OmegaConfBaseException)
+        ours = began and not isinstance(error, ConfigError | HydraException | OmegaConfBaseException)
         if wants_traceback or ours:
             raise
         return _say_wrong(explain(error))
@@ -63,25 +74,30 @@ def main() -> int:
 def _run_one(composed: DictConfig) -> tuple[int, float | None]:
     """One job of Hydra's: the exit status, and the best validation accuracy (for sweepers that want a number)."""
     chosen = HydraConfig.get()
-    overrides = list(chosen.overrides.task)
-    # `experiment=…` is composed into the rest and leaves no key of its own.
-    origin = Origin(overrides, {axis: str(choice) for axis, choice in chosen.runtime.choices.items() if axis in AXES})
     try:
-        config = build_config(composed, origin)
-    except ConfigError as error:
-        return _say_wrong(str(error)), None
-    from gradlab.run import run
+        # As they were typed: resolving `seed=${nope}` here would raise before there is anyone to explain it.
+        overrides = OmegaConf.to_container(chosen.overrides.task, resolve=False)
+        assert isinstance(overrides, list)
+        # `experiment=…` is composed into the rest and leaves no key of its own.
+        choices = {axis: str(choice) for axis, choice in chosen.runtime.choices.items() if axis in AXES}
+        config = build_config(composed, Origin([str(override) for override in overrides], choices))
+        from gradlab.run import run
 
-    try:
         outcome = run(config, command=[Path(sys.argv[0]).name, *sys.argv[1:]])
     except ConfigError as error:
         return _say_wrong(str(error)), None
-    except GradlabError as error:
+    except (GradlabError, OSError) as error:
         print(f"\ngradlab: the run failed. {error}", file=sys.stderr)
         return FAILED, None
-    if outcome.exit_status in (INTERRUPTED, TERMINATED) and chosen.mode == RunMode.MULTIRUN:
-        raise KeyboardInterrupt  # ends the sweep too
-    return outcome.exit_status, outcome.best_val_accuracy
+    if outcome.signum is None:
+        return OK, outcome.best_val_accuracy
+    if chosen.mode == RunMode.MULTIRUN:
+        raise Interrupted(outcome.signum)  # ends the sweep too
+    return _status_of(Interrupted(outcome.signum)), outcome.best_val_accuracy
+
+
+def _status_of(interrupt: KeyboardInterrupt) -> int:
+    return TERMINATED if getattr(interrupt, "signum", signal.SIGINT) == signal.SIGTERM else INTERRUPTED
 
 
 def _say_wrong(message: str) -> int:
@@ -100,7 +116,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return (
             f"'{error.override}' cannot be read as axis=choice or key=value ({str(error).splitlines()[0]}). Quote values "
-            "with spaces, commas or brackets for the shell: 'model.hidden=[64,64]'."
+            "with brackets or spaces for the shell ('model.hidden=[64,64]'), and within that anything unusual for Hydra "
+            "('name=\"a=b, ü\"')."
         )
     match = re.search(r"Could not override '([^']+)'", str(error))
     if match:

@@ -1,17 +1,24 @@
 """Ctrl-C and SIGTERM: a training ends after the step it is in, with a checkpoint; anything else ends at once."""
 
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
-import lightning.pytorch as pl
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the run to end. ``signum`` says which; without one it was Ctrl-C."""
+
+    def __init__(self, signum: int = signal.SIGINT) -> None:
+        super().__init__()
+        self.signum = signum
 
 
-class Interruption(pl.Callback):
-    """Remembers the first signal that asked the run to end.
+class Interruption:
+    """Within it, the first signal that asks the run to end is remembered in ``signum``.
 
-    While training, a first signal only sets ``signum``, and the training step ends the training between two steps; a
-    second one, and any signal outside training, raises ``KeyboardInterrupt``.
+    While training, a first signal only sets ``signum``, and the training step ends the training between two steps. A
+    second one, and any signal outside training, raises ``Interrupted``.
     """
 
     def __init__(self) -> None:
@@ -20,28 +27,37 @@ class Interruption(pl.Callback):
         self._before: dict[int, Any] = {}
 
     def __call__(self) -> bool:
+        """Whether the run was asked to end."""
         return self.signum is not None
 
     def __enter__(self) -> "Interruption":
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            self._before[signum] = signal.signal(signum, self._handle)
+        self._install()
         return self
 
     def __exit__(self, *exception: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
+    def training_begins(self) -> None:
+        """From here on a signal waits for the end of a step.
+
+        Lightning has meanwhile put a SIGTERM handler of its own in place, which would end the process with status 0.
+        """
+        self._install()
+        self._training = True
+
+    def training_ends(self) -> None:
+        self._training = False
+
+    def _install(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python takes signals in the main thread only
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            before = signal.signal(signum, self._handle)
+            self._before.setdefault(signum, before)
+
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         again = self.signum is not None
         self.signum = signum
         if again or not self._training:
-            raise KeyboardInterrupt
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        # Lightning put a SIGTERM handler of its own in place, which would end the process with exit status 0.
-        for signum in self._before:
-            signal.signal(signum, self._handle)
-        self._training = True
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._training = False
+            raise Interrupted(signum)

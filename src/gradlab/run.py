@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 
 from gradlab import environment
 from gradlab.config import Config
-from gradlab.errors import ConfigError
+from gradlab.errors import ConfigError, GradlabError
+from gradlab.interruption import Interrupted, Interruption
 from gradlab.settings import MLflow
 from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import Journal
@@ -35,17 +36,16 @@ if TYPE_CHECKING:
     from gradlab.data.module import ImageData
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
-EXIT_STATUS = {"finished": 0, "diverged": 0, "killed": 130}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. ``status`` is finished, diverged or killed; ``exit_status`` what the process should exit with."""
+    """How a run ended: ``status`` is finished, diverged or killed, and ``signum`` the signal that killed it."""
 
     status: str
-    exit_status: int
     folder: Path
     metrics: dict[str, float]
+    signum: int | None
 
     @property
     def best_val_accuracy(self) -> float | None:
@@ -63,26 +63,28 @@ def run(config: Config, command: list[str]) -> Outcome:
     if config.trainer.name == "cuda":
         _require_cuda()
 
-    # The run's folder and journal. From here on MLflow is imported and its store opened by a process beside this one.
-    folder = RunFolder.create(Path(config.output_dir).expanduser(), config.name)
-    folder.config.write_text(OmegaConf.to_yaml(OmegaConf.create(config.composed)))
-    journal = Journal(folder.journal)
-    _open_record(journal, config, folder, command)
-    shipper = Shipper(folder, config.tracking) if isinstance(config.tracking, MLflow) else None
+    with Interruption() as interruption:
+        # The run's folder and journal. From here on MLflow is imported and its store opened by a process beside this one.
+        try:
+            folder = RunFolder.create(Path(config.output_dir).expanduser(), config.name)
+        except OSError as error:
+            raise ConfigError(f"output_dir={config.output_dir} cannot hold a run's folder: {error}.") from error
+        folder.config.write_text(OmegaConf.to_yaml(OmegaConf.create(config.composed)))
+        journal = Journal(folder.journal)
+        _open_record(journal, config, folder, command)
+        shipper = Shipper(folder, config.tracking) if isinstance(config.tracking, MLflow) else None
 
-    with _end_recorded(journal, folder, shipper):
-        # Data, while torch and Lightning are imported: seven seconds of imports on a slow machine.
-        with concurrent.futures.ThreadPoolExecutor(1) as thread:
-            loading = thread.submit(config.data.load)
-            from rich.console import Console
+        with _end_recorded(journal, folder, shipper, interruption):
+            # Data, while torch and Lightning are imported: seven seconds of imports on a slow machine.
+            with concurrent.futures.ThreadPoolExecutor(1) as thread:
+                loading = thread.submit(config.data.load)
+                from rich.console import Console
 
-            from gradlab import console as terminal
-            from gradlab.checkpoints import Checkpointer
-            from gradlab.interruption import Interruption
+                from gradlab import console as terminal
+                from gradlab.checkpoints import Checkpointer
 
-            splits = loading.result()
+                splits = loading.result()
 
-        with Interruption() as interruption:
             # The network, its optimizer and its schedule; the images; Lightning's Trainer.
             prepared = prepare(config, splits, journal, interruption)
             classifier, screen = prepared.classifier, Console()
@@ -91,11 +93,11 @@ def run(config: Config, command: list[str]) -> Outcome:
                 seconds=60 * config.trainer.checkpoint_interval.number,
                 about={"config": config.composed, "versions": environment.versions()},
             )
-            trainer = lightning_trainer(config, [interruption, terminal.ProgressReport(screen), checkpointer])
+            trainer = lightning_trainer(config, [terminal.ProgressReport(screen), checkpointer])
             device = _device_name(trainer.strategy.root_device)
             known_now = {"device": device, "threads": prepared.threads, "data_sha256": splits.fingerprint}
             journal.write("tags", tags={f"gradlab.{key}": str(value) for key, value in known_now.items()})
-            screen.print(_headline(config, splits, classifier, device), highlight=False, soft_wrap=True)
+            screen.print(_headline(config, splits, classifier, device), highlight=False, soft_wrap=True, markup=False)
 
             # Training.
             ready = time.perf_counter()
@@ -106,11 +108,18 @@ def run(config: Config, command: list[str]) -> Outcome:
             if status == "finished":
                 checkpointer.restore_best(classifier)
                 trainer.test(classifier, datamodule=prepared.data, verbose=False)
+
+            # The result, on disk before anything that is only there to be looked at.
             metrics = _summary(classifier, checkpointer)
             journal.metrics(classifier.steps_done, metrics)
-            tested = time.perf_counter()
-
-            # Figures and the result.
+            result = _result(config, status, metrics, classifier) | known_now
+            result["seconds"] = {
+                "until_training": ready - began,
+                "training_steps": classifier.training_seconds,
+                "training_and_test": time.perf_counter() - ready,
+                "total": time.perf_counter() - began,
+            }
+            folder.write_result(result)
             if config.plots:
                 from gradlab.analysis.figures import draw_run
 
@@ -118,14 +127,6 @@ def run(config: Config, command: list[str]) -> Outcome:
                 journal.artifact(folder.plots, "plots")
             if checkpointer.best:
                 journal.artifact(folder.checkpoints / "best", "checkpoints/best")
-            result = _result(config, status, metrics, classifier) | known_now
-            result["seconds"] = {
-                "until_training": ready - began,
-                "training_steps": classifier.training_seconds,
-                "training_and_test": tested - ready,
-                "total": time.perf_counter() - began,
-            }
-            folder.write_result(result)
             _close_record(journal, status, classifier)
 
     # What MLflow took, and the table.
@@ -141,8 +142,7 @@ def run(config: Config, command: list[str]) -> Outcome:
         result["seconds"]["total"] = time.perf_counter() - began
         folder.write_result(result)
     terminal.print_results(screen, result, folder.path, see, note)
-    exit_status = 143 if status == "killed" and interruption.signum == signal.SIGTERM else EXIT_STATUS[status]
-    return Outcome(status, exit_status, folder.path, metrics)
+    return Outcome(status, folder.path, metrics, interruption.signum if status == "killed" else None)
 
 
 @dataclass(frozen=True)
@@ -154,9 +154,7 @@ class Prepared:
     threads: int
 
 
-def prepare(
-    config: Config, splits: "Splits", journal: Journal, interrupted: Callable[[], bool] = lambda: False
-) -> Prepared:
+def prepare(config: Config, splits: "Splits", journal: Journal, interruption: Interruption | None = None) -> Prepared:
     """The network, initialised, with its optimizer and schedule, and the images; seeds and threads of torch are set."""
     import torch
 
@@ -180,7 +178,7 @@ def prepare(
         config.horizon,
         journal,
         log_steps=config.trainer.steps("log_every", config.horizon),
-        interrupted=interrupted,
+        interruption=interruption,
     )
     data = ImageData(
         splits,
@@ -205,7 +203,8 @@ def _result(config: Config, status: str, metrics: dict[str, float], classifier: 
         "diverged": vars(classifier.divergence) if classifier.divergence else None,
         "seed": config.seed,
         "parameters": parameter_count(classifier.model),
-        "parameters_sha256": parameters_sha256(classifier.model),
+        # A diverged run's weights are those of wherever its chunk ended, and no two runs' chunks are alike.
+        "parameters_sha256": None if classifier.divergence else parameters_sha256(classifier.model),
         "versions": environment.versions(),
         "source": environment.source(),
     }
@@ -273,24 +272,46 @@ def _close_record(journal: Journal, status: str, classifier: "Classifier") -> No
 
 
 @contextlib.contextmanager
-def _end_recorded(journal: Journal, folder: RunFolder, shipper: Shipper | None) -> Iterator[None]:
-    """Whatever ends a run early is in its journal, in its result and in MLflow."""
+def _end_recorded(
+    journal: Journal, folder: RunFolder, shipper: Shipper | None, interruption: Interruption
+) -> Iterator[None]:
+    """Whatever ends a run early is in its journal, in its result and in MLflow.
+
+    Each is written whether or not the others can be: a full disk must not leave a run RUNNING in MLflow. A run that has
+    its result already (a failure while drawing its figures) keeps it.
+    """
     try:
         yield
     except BaseException as error:
-        # Lightning turns a Ctrl-C outside of training into SystemExit.
+        # Lightning turns a signal outside of training into SystemExit.
         killed = isinstance(error, KeyboardInterrupt | SystemExit)
         reason = "interrupted" if killed else f"{type(error).__name__}: {error}"
         status = "killed" if killed else "failed"
-        folder.write_result({"status": status, "reason": reason, "versions": environment.versions()})
-        journal.write("tags", tags={"gradlab.status": status, "gradlab.reason": reason[:5000]})
-        journal.write("end", status="KILLED" if killed else "FAILED")
-        journal.close()
+        with contextlib.suppress(OSError):
+            if folder.result.exists():
+                status = json.loads(folder.result.read_text())["status"]
+            else:
+                folder.write_result({"status": status, "reason": reason, "versions": environment.versions()})
+        with contextlib.suppress(OSError):
+            journal.write("tags", tags={"gradlab.status": status, "gradlab.reason": reason[:5000]})
+            journal.write("end", status={"killed": "KILLED", "failed": "FAILED"}.get(status, "FINISHED"))
+        with contextlib.suppress(OSError):
+            journal.close()
         if shipper is not None:
             shipper.finish()
         if isinstance(error, SystemExit):
-            raise KeyboardInterrupt from error
+            raise Interrupted(interruption.signum or signal.SIGINT) from error
+        if _is_out_of_memory(error):
+            raise GradlabError(
+                f"There is not enough memory for this network and batch: {str(error).splitlines()[0]}. "
+                "Choose a smaller model, a smaller data.batch_size, or another device."
+            ) from error
         raise
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch's CPU allocator raises a plain RuntimeError, CUDA's a subclass named OutOfMemoryError.
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error))
 
 
 def lightning_trainer(config: Config, callbacks: "list[pl.Callback]") -> "pl.Trainer":

@@ -27,7 +27,7 @@ class Trainer:
     validate_every: rhythm of validation, as ``1 epochs``, ``200 steps`` or ``10%``; the end is always validated.
     log_every: rhythm of the rows of training loss and accuracy; each row is the mean over the steps since the last.
     checkpoint_every: rhythm of checkpoints, in minutes; one is written at the end in any case. 0 for only that one.
-    threads: CPU threads of torch, ≥ 1; or null for what the work of a step can use, at most the cores there are.
+    threads: CPU threads of torch, from 1 to the cores there are; or null for what the work of a step can use, at most the cores there are.
     deterministic: refuse operations whose result may differ between two runs on one GPU.
     """
 
@@ -45,14 +45,14 @@ class Trainer:
         check_option(self, "precision", ["fp32", "bf16", "fp64"])
         for field in ("max_epochs", "max_steps", "threads"):
             if getattr(self, field) is not None:
-                check_number(self, field, at_least=1)
+                check_number(self, field, at_least=1, at_most=_cores() if field == "threads" else None)
         if self.max_epochs is None and self.max_steps is None:
             raise FieldError("max_epochs", "and trainer.max_steps are both null: set one, so that the run has an end")
         if self.max_epochs is not None and self.max_steps is not None:
             raise FieldError(
                 "max_steps",
-                f"={self.max_steps} and trainer.max_epochs={self.max_epochs} are both set, and which of them ends the "
-                f"run is ambiguous. Set the other to null: trainer.max_epochs=null",
+                f"and trainer.max_epochs are both given, {self.max_steps} and {self.max_epochs}, and which of them ends "
+                "the run is ambiguous. Set one to null, as in trainer.max_epochs=null",
             )
         for field in ("validate_every", "log_every"):
             if duration_of(self, field).number == 0:
@@ -84,7 +84,7 @@ class Trainer:
         """
         if self.threads is not None:
             return self.threads
-        return max(1, min(len(os.sched_getaffinity(0)), step_multiply_adds // MULTIPLY_ADDS_PER_THREAD))
+        return max(1, min(_cores(), step_multiply_adds // MULTIPLY_ADDS_PER_THREAD))
 
     def check(self) -> None:
         """Raise ``ConfigError`` where CUDA is asked for and the system has no driver. Needs no torch, takes no time."""
@@ -115,12 +115,32 @@ def without_secret(text: str) -> str:
     return re.sub(r"://[^/?#\s]*@", "://***@", text)
 
 
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 @TRACKING.register("none")
 @dataclass(frozen=True)
 class NoTracking:
     """The run's folder only. ``gradlab sync`` can ship it to MLflow later."""
 
     name: str
+
+
+STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
+
+
+def check_store(uri: str) -> None:
+    """Raise ``FieldError`` for an address that no MLflow of today can track to: said now, not after hours of training."""
+    scheme, _, rest = uri.partition("://")
+    if scheme.split("+")[0] not in STORES or (not rest and scheme != "databricks"):
+        raise FieldError(
+            "uri",
+            f"must be the address of an MLflow store, such as sqlite:///mlflow.db or http://host:5000, not '{uri}'",
+        )
+    if scheme == "sqlite" and (not rest.strip("/") or Path(rest.removeprefix("/")).expanduser().is_dir()):
+        raise FieldError("uri", f"must name a database file, as sqlite:///mlflow.db does, not a folder: '{uri}'")
 
 
 @TRACKING.register("mlflow")
@@ -146,3 +166,5 @@ class MLflow:
                 "holds a user name or password, and configurations are recorded. Give it in the environment variable "
                 "MLFLOW_TRACKING_URI instead",
             )
+        if self.uri is not None:
+            check_store(self.uri)

@@ -11,12 +11,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+MAX_UNITS = 1_000_000
+
+
 @MODELS.register("mlp")
 @dataclass(frozen=True)
 class MLP:
     """Fully connected layers with an activation between them.
 
-    hidden: units of each hidden layer, each ≥ 1, as ``[128, 128]``; ``[]`` is logistic regression.
+    hidden: units of each hidden layer, each from 1 to a million, as ``[128, 128]``; ``[]`` is logistic regression.
     activation: ``relu``, ``tanh`` or ``sigmoid``.
     """
 
@@ -25,7 +28,7 @@ class MLP:
     activation: str
 
     def __post_init__(self) -> None:
-        check_number(self, "hidden", at_least=1)
+        check_number(self, "hidden", at_least=1, at_most=MAX_UNITS)
         check_option(self, "activation", ACTIVATIONS)
 
     def check(self, spec: DataSpec) -> None:

@@ -11,11 +11,14 @@ from typing import Any
 def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` so that a reader, or a crash at any instant, meets the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class RunFolder:
@@ -38,7 +41,9 @@ class RunFolder:
         ``mkdir`` decides between two runs of one second and one name, so no folder is ever used twice.
         """
         parent.mkdir(parents=True, exist_ok=True)
-        stem = time.strftime("%Y-%m-%d_%H-%M-%S_") + "".join(c if c.isalnum() or c in ".=-" else "_" for c in name)[:80]
+        safe = "".join(c if c.isalnum() or c in ".=-" else "_" for c in name)
+        # Cut by bytes, not characters: file systems take 255 of them.
+        stem = time.strftime("%Y-%m-%d_%H-%M-%S_") + safe.encode()[:100].decode(errors="ignore")
         for suffix in ["", *(f"_{number}" for number in range(2, 10_000))]:
             path = parent / f"{stem}{suffix}"
             try:

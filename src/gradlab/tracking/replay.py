@@ -4,6 +4,7 @@ The shipper process replays while a run trains, ``gradlab sync`` does so afterwa
 changes nothing: rows keep their journal's times, and MLflow keeps one of equal rows.
 """
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,10 +32,15 @@ class Replay:
     def __init__(self, folder: RunFolder, uri: str) -> None:
         self.folder = folder
         self.uri = uri
-        self.state: dict[str, Any] = {"tracking_uri": without_secret(uri), "offset": 0, "ended": False, "error": None}
-        if folder.shipped.exists():
-            self.state.update(json.loads(folder.shipped.read_text()))
+        self.state = self._from_the_start()
+        with contextlib.suppress(OSError, ValueError):  # none yet, or damaged: the run is found again by its tag
+            recorded = json.loads(folder.shipped.read_text())
+            if recorded["tracking_uri"] == self.state["tracking_uri"]:
+                self.state.update(recorded)
         self._client: MlflowClient | None = None
+
+    def _from_the_start(self) -> dict[str, Any]:
+        return {"tracking_uri": without_secret(self.uri), "run_id": None, "offset": 0, "ended": False, "error": None}
 
     @property
     def ended(self) -> bool:
@@ -47,6 +53,8 @@ class Replay:
 
     def ship(self) -> None:
         """Ship what the journal holds and the store does not. Raises whatever the store raises; may be called again."""
+        if self._client is None and self.state["run_id"] and not self._run_exists():
+            self.state = self._from_the_start()  # the store was deleted, or is another of the same name
         metrics: list[Metric] = []
         offset = shipped = self.state["offset"]
         for record, offset in records(self.folder.journal, shipped):
@@ -73,7 +81,24 @@ class Replay:
         self._write()
 
     def _write(self) -> None:
-        write_atomically(self.folder.shipped, json.dumps(self.state, indent=2) + "\n")
+        with contextlib.suppress(OSError):  # on a full disk shipping goes on; without the file, a later one starts anew
+            write_atomically(self.folder.shipped, json.dumps(self.state, indent=2) + "\n")
+
+    def end(self, status: str) -> None:
+        """End the run in the store where its journal could not."""
+        if self.state["run_id"] and not self.ended:
+            self.client.set_terminated(self.run_id, status)
+
+    def _run_exists(self) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.get_run(self.run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        return True
 
     @property
     def client(self) -> "MlflowClient":
@@ -101,14 +126,15 @@ class Replay:
         from mlflow.entities import Param
 
         experiment = experiment_id(self.client, self.uri, record["experiment"])
-        tags = {**record["tags"], RUN_TAG: record["id"]}
         made = self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{record['id']}'", max_results=1)
-        run = made[0] if made else self.client.create_run(experiment, record["time"], run_name=record["name"])
+        # The tag is there from the first instant: what fails after it is tried again on the same run.
+        tag = {RUN_TAG: record["id"]}
+        run = made[0] if made else self.client.create_run(experiment, record["time"], tag, run_name=record["name"])
         self.state.update(experiment_id=experiment, run_id=run.info.run_id)
         params = [Param(key, str(value)) for key, value in record["params"].items()]
         for first in range(0, len(params), BATCH_PARAMS):
             self.client.log_batch(self.run_id, params=params[first : first + BATCH_PARAMS])
-        self._log_tags(tags)
+        self._log_tags(record["tags"])
 
     def _ship_tags(self, record: Record) -> None:
         self._log_tags(record["tags"])
@@ -122,7 +148,11 @@ class Replay:
 
     def _ship_artifact(self, record: Record) -> None:
         path = self.folder.path / Path(record["path"])
-        if path.is_dir():
+        if not path.exists():  # deleted since; the rest of the record is none the less worth having
+            self._log_tags(
+                {f"gradlab.missing.{Path(record['path']).name}": "the file was gone when it was to be shipped"}
+            )
+        elif path.is_dir():
             self.client.log_artifacts(self.run_id, str(path), record["folder"])
         else:
             self.client.log_artifact(self.run_id, str(path), record["folder"])

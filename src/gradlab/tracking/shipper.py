@@ -7,6 +7,8 @@ it from the training loop. It also outlives a run that is killed, and so can say
 input is a pipe from the run: end of file means that the run is over, one way or the other.
 """
 
+import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -44,7 +46,7 @@ class Shipper:
 
     def __init__(self, folder: RunFolder, settings: MLflow) -> None:
         self.folder = folder
-        self.uri = tracking_uri(settings)
+        self.uri = tracking_uri(settings.uri)
         with folder.shipper_log.open("w") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "gradlab.tracking.shipper", str(folder.path)],
@@ -59,17 +61,20 @@ class Shipper:
         """Say that the journal is complete, and wait until it is in the store or the shipper has given up."""
         assert self._process.stdin is not None
         self._process.stdin.close()
+        unanswered = None
         try:
             self._process.wait(timeout=PATIENCE + 10)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self.folder.shipper_log.stat().st_size == 0:
-            self.folder.shipper_log.unlink()
+            unanswered = f"the store did not answer within {PATIENCE + 10:.0f} s"
         replay = Replay(self.folder, self.uri)
         state, pending = replay.state, replay.pending()
-        error = state["error"] or (f"the shipper ended; see {self.folder.shipper_log}" if pending else None)
-        return Shipped(state.get("run_id"), state.get("experiment_id"), pending, error)
+        log = self.folder.shipper_log
+        if log.exists() and log.stat().st_size == 0:
+            log.unlink()
+        error = state["error"] or unanswered or (f"the shipper ended; see {log}" if log.exists() else "it ended early")
+        return Shipped(state.get("run_id"), state.get("experiment_id"), pending, error if pending else None)
 
 
 def main() -> int:
@@ -77,6 +82,9 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     folder = RunFolder(Path(sys.argv[1]))
+    # Held until this process ends: `gradlab sync` leaves a journal alone that is being shipped.
+    journal = folder.journal.open()
+    fcntl.flock(journal, fcntl.LOCK_EX)
     run_is_over = threading.Event()
 
     def wait_for_the_run() -> None:
@@ -95,11 +103,14 @@ def ship_until_over(folder: RunFolder, uri: str, run_is_over: threading.Event) -
         over = run_is_over.is_set()
         if over and deadline is None:
             deadline = time.monotonic() + PATIENCE
-            _end_journal_of_the_dead(folder)
+            # A full disk must not keep a run that is over RUNNING in MLflow.
+            with contextlib.suppress(OSError):
+                _end_journal_of_the_dead(folder)
         try:
             replay.ship()
             wait = RHYTHM
             if over:
+                replay.end("KILLED")
                 return 0
         except Exception as error:
             # Whatever a store does wrong must not end the shipper; the run is told at its end.

@@ -7,11 +7,10 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from gradlab.settings import MLflow
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,9 +36,12 @@ _VIEW_STATE = {
 }
 
 
-def tracking_uri(settings: MLflow) -> str:
-    """The store's URI, a relative SQLite path made absolute; may hold a secret, so it is never recorded as it is."""
-    uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+def tracking_uri(given: str | None) -> str:
+    """The store's URI: the one given, else the environment's, else the default; a relative SQLite path made absolute.
+
+    May hold a secret, so it is never recorded as it is.
+    """
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     file = sqlite_file(uri)
     return f"sqlite:///{file}" if file else uri
 
@@ -67,7 +69,7 @@ def open_client(uri: str) -> "MlflowClient":
     if file is None:
         return MlflowClient(tracking_uri=uri)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(file.with_name(f".{file.name}.lock")):
+    with _locked(file.with_name(f".{file.name}.lock"), seconds=15):
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)  # the first call opens the store
         return client
@@ -107,7 +109,15 @@ def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, seconds: float) -> Iterator[None]:
+    deadline = time.monotonic() + seconds
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"another process has held {path} for {seconds:.0f} s") from None
+                time.sleep(0.05)
         yield

@@ -1,12 +1,14 @@
 """``gradlab sync``: replays journals that did not reach their store while their runs trained."""
 
+import contextlib
 import fcntl
+import json
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from gradlab.errors import ConfigError
-from gradlab.settings import MLflow, without_secret
+from gradlab.settings import without_secret
 from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.replay import Replay
 from gradlab.tracking.store import tracking_uri
@@ -20,7 +22,7 @@ def sync_runs(paths: list[Path], uri: str | None) -> int:
             raise ConfigError(f"{folder.path} is not a run's folder: it has no {folder.journal.name}.")
     failed = False
     for folder in folders:
-        store = tracking_uri(MLflow("mlflow", uri or _recorded_uri(folder), "gradlab"))
+        store = tracking_uri(uri or _recorded_uri(folder))
         # A journal that is being written has a shipper of its own; both at once would make two MLflow runs.
         with folder.journal.open() as lock:
             try:
@@ -46,7 +48,11 @@ def _sync(folder: RunFolder, uri: str) -> bool:
 
 
 def _recorded_uri(folder: RunFolder) -> str | None:
-    """The store that the run's configuration names, if it names one."""
+    """The store that the run was shipped to, else the one that its configuration names, if any."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        shipped = str(json.loads(folder.shipped.read_text())["tracking_uri"])
+        if "***@" not in shipped:  # a secret was left out of the record; the environment has it
+            return shipped
     config = OmegaConf.load(folder.config) if folder.config.is_file() else OmegaConf.create()
     found = OmegaConf.select(config, "tracking.uri")
     return None if found is None else str(found)
