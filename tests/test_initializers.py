@@ -104,7 +104,7 @@ def test_every_initializer_fills_every_model(name: str, model_name: str) -> None
     initialize(model, default("init", name), seed=0)
     for parameter_name, parameter in model.named_parameters():
         assert parameter.isfinite().all()
-        if parameter_name.endswith("bias"):
+        if parameter_name.endswith("bias") and name != "default":  # which has torch's own biases
             assert (parameter == 0).all()
         else:
             assert (parameter != 0).any() == (name != "zeros")
@@ -144,7 +144,7 @@ def weights(seed: int, name: str = "he") -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-@pytest.mark.parametrize("name", sorted(set(INITIALIZERS) - {"zeros"}))
+@pytest.mark.parametrize("name", sorted(set(INITIALIZERS) - {"zeros", "constant"}))
 def test_a_seed_decides_every_bit(name: str) -> None:
     assert torch.equal(weights(3, name), weights(3, name))
     assert not torch.equal(weights(3, name), weights(4, name))
