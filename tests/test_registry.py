@@ -61,9 +61,9 @@ def test_the_docstring_explains_every_field(axis: str, choice: str) -> None:
 def test_an_unknown_name_is_answered_with_the_nearest_and_all_choices(axis: str) -> None:
     for choice in AXES[axis]:
         with pytest.raises(ConfigError) as caught:
-            AXES[axis][f"{choice}x"]
+            AXES[axis][f"{choice}_"]
         message = str(caught.value)
-        assert f"There is no {axis} '{choice}x'." in message
+        assert f"There is no {axis} '{choice}_'." in message
         assert f"Did you mean '{choice}'?" in message
         assert f"Choices: {', '.join(sorted(AXES[axis]))}." in message
 

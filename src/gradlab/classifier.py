@@ -93,13 +93,16 @@ class Classifier(pl.LightningModule):
         self._evaluated: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer_config.build(self.model.parameters())
+        optimizer = self.optimizer_config.build(self.model.named_parameters())
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"]  # not every group has the optimizer's own: muon's AdamW has another
+        return optimizer
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.model(images)  # type: ignore[no-any-return]
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of optimizer step ``step``, counted from 0."""
+        """The learning rate of optimizer step ``step``, counted from 0; of the group with the optimizer's own ``lr``."""
         return self.optimizer_config.lr * self.schedule.factor(step, self.horizon)
 
     # ------------------------------------------------------------------ training
@@ -116,8 +119,9 @@ class Classifier(pl.LightningModule):
         assert isinstance(optimizer, torch.optim.Optimizer)
         losses, correct, sizes = [], [], []
         for step, (images, labels) in enumerate(chunk, start=chunk.first_step):
+            factor = self.schedule.factor(step, self.horizon)
             for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate(step)
+                group["lr"] = group["base_lr"] * factor
             logits = self.model(images)
             loss = F.cross_entropy(logits, labels)
             loss.backward()

@@ -33,12 +33,22 @@ def main(arguments: list[str] | None = None) -> int:
     sync.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, such as outputs/2026-…")
     sync.add_argument("--uri", help="the store; default: the run's own, else MLFLOW_TRACKING_URI, else ./mlflow.db")
 
+    show = commands.add_parser("show-schedule", help="draw the learning rate of a configuration, without training")
+    show.add_argument(
+        "overrides", nargs="*", metavar="OVERRIDE", help="as for train.py: schedule=cosine optimizer.lr=0.1"
+    )
+    show.add_argument("--into", type=Path, metavar="FILE", help="the PNG (default: ./<schedule>_schedule.png)")
+
     parsed = parser.parse_args(arguments)
     try:
         if parsed.command == "ui":
             from gradlab.tracking.ui import serve
 
             return serve(parsed.uri, parsed.experiment, parsed.port)
+        if parsed.command == "show-schedule":
+            from gradlab.analysis.show_schedule import show_schedule
+
+            return show_schedule(parsed.overrides, parsed.into)
         from gradlab.tracking.sync import sync_runs
 
         return sync_runs(parsed.runs, parsed.uri)

@@ -22,6 +22,7 @@ _UNITS = {
     "minute": "minutes",
     "minutes": "minutes",
 }
+UNITS_OF_A_RUN = ("steps", "epochs", "percent")
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,22 @@ class Duration:
 
     def steps(self, horizon: Horizon) -> int:
         """This length in optimizer steps, rounded to the nearest; at least 1 unless the length is 0."""
+        exact = self.exact_steps(horizon)
+        return max(1, math.floor(exact + 0.5)) if self.number > 0 else 0
+
+    def exact_steps(self, horizon: Horizon) -> float:
+        """This length in optimizer steps and their fractions."""
         if self.unit == "minutes":
             raise ValueError("minutes have no length in steps")
         scale = {"steps": 1.0, "epochs": horizon.steps_per_epoch, "percent": horizon.total_steps / 100}[self.unit]
-        return max(1, math.floor(self.number * scale + 0.5)) if self.number > 0 else 0
+        return self.number * scale
 
     def __str__(self) -> str:
         return f"{self.number:g}%" if self.unit == "percent" else f"{self.number:g} {self.unit}"
 
 
 @functools.cache
-def parse_duration(text: str, units: tuple[str, ...] = ("steps", "epochs", "percent")) -> Duration:
+def parse_duration(text: str, units: tuple[str, ...] = UNITS_OF_A_RUN) -> Duration:
     """``'5%'``, ``'500 steps'``, ``'2epochs'``, ``'10 minutes'`` or ``'0'`` as a ``Duration``.
 
     ``units`` are those that the error messages give as examples.
@@ -92,14 +98,23 @@ def _examples(number: float | None, units: tuple[str, ...]) -> str:
     )
 
 
-def duration_of(owner: Any, field: str, *, units: tuple[str, ...] = ("steps", "epochs", "percent")) -> Duration:
+def duration_of(owner: Any, field: str, *, units: tuple[str, ...] = UNITS_OF_A_RUN) -> Duration:
     """The duration written in ``owner.field``, its unit one of ``units`` and a percentage at most 100.
 
     Raises:
         FieldError: it cannot be read, or does not fit.
     """
+    return _fitting(str(getattr(owner, field)), field, units)
+
+
+def durations_of(owner: Any, field: str, *, units: tuple[str, ...] = UNITS_OF_A_RUN) -> list[Duration]:
+    """The durations of the list ``owner.field``, each as in ``duration_of``."""
+    return [_fitting(str(text), field, units) for text in getattr(owner, field)]
+
+
+def _fitting(text: str, field: str, units: tuple[str, ...]) -> Duration:
     try:
-        duration = parse_duration(str(getattr(owner, field)), units)
+        duration = parse_duration(text, units)
     except ValueError as error:
         raise FieldError(field, str(error)) from None
     if duration.number > 0 and duration.unit not in units:

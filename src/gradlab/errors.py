@@ -34,5 +34,8 @@ class FieldError(ValueError):
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """A sentence that names the option nearest to ``name``, with a space before it, or an empty string."""
-    near = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
+    options = list(options)
+    # Two letters in the wrong order are one slip of the fingers: 'adma' is 'adam', and to difflib it is 'adamax'.
+    swapped = [option for option in options if sorted(option) == sorted(name)]
+    near = swapped[:1] or difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""

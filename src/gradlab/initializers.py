@@ -1,4 +1,4 @@
-"""Initialisers: how the weights of linear and convolution layers start. Biases start at 0; norm layers keep their own.
+"""Initialisers: how linear and convolution layers start. Biases start at 0 (but see ``default``); norm layers keep their own.
 
 All draws come from one CPU generator of the run's seed, in the order of the layers, so that a seed gives the same
 network on every device. n_in and n_out below are a layer's fan-in and fan-out: for a convolution, channels × kernel area.
@@ -13,6 +13,8 @@ from gradlab.registry import Registry
 if TYPE_CHECKING:
     import torch
 
+    Layer = torch.nn.Linear | torch.nn.modules.conv._ConvNd
+
 
 class Initializer(Protocol):
     """What every entry of ``INITIALIZERS`` has."""
@@ -20,16 +22,29 @@ class Initializer(Protocol):
     @property
     def name(self) -> str: ...
 
-    def fill(self, weight: "torch.Tensor", generator: "torch.Generator") -> None:
-        """Fill one weight, [n_out, n_in] or [channels out, channels in, height, width], in place."""
+    def start(self, layer: "Layer", generator: "torch.Generator") -> None:
+        """Set one linear or convolution layer's weight and bias in place."""
 
 
 INITIALIZERS: Registry[Initializer] = Registry("init")
 
 
+class Weights:
+    """What most initialisers are: a rule for the weight, and a bias of 0."""
+
+    def start(self, layer: "Layer", generator: "torch.Generator") -> None:
+        self.fill(layer.weight, generator)
+        if layer.bias is not None:
+            layer.bias.zero_()
+
+    def fill(self, weight: "torch.Tensor", generator: "torch.Generator") -> None:
+        """Fill one weight, [n_out, n_in] or [channels out, channels in, height, width], in place."""
+        raise NotImplementedError
+
+
 @INITIALIZERS.register("zeros")
 @dataclass(frozen=True)
-class Zeros:
+class Zeros(Weights):
     """All weights 0. Right for logistic regression; in a deeper network every unit of a layer stays the same."""
 
     name: str
@@ -38,9 +53,45 @@ class Zeros:
         weight.zero_()
 
 
+@INITIALIZERS.register("constant")
+@dataclass(frozen=True)
+class Constant(Weights):
+    """All weights one number. As with zeros, the units of a layer stay the same; for showing that they do.
+
+    value: the number, finite.
+    """
+
+    name: str
+    value: float
+
+    def __post_init__(self) -> None:
+        check_number(self, "value")
+
+    def fill(self, weight: "torch.Tensor", generator: "torch.Generator") -> None:
+        weight.fill_(self.value)
+
+
+@INITIALIZERS.register("uniform")
+@dataclass(frozen=True)
+class Uniform(Weights):
+    """Uniform in ±bound for all layers, whatever their width; the standard deviation is bound/√3.
+
+    bound: the largest absolute value, > 0.
+    """
+
+    name: str
+    bound: float
+
+    def __post_init__(self) -> None:
+        check_number(self, "bound", above=0)
+
+    def fill(self, weight: "torch.Tensor", generator: "torch.Generator") -> None:
+        weight.uniform_(-self.bound, self.bound, generator=generator)
+
+
 @INITIALIZERS.register("normal")
 @dataclass(frozen=True)
-class Normal:
+class Normal(Weights):
     """Gaussian with one standard deviation for all layers, whatever their width.
 
     std: standard deviation, > 0.
@@ -56,9 +107,33 @@ class Normal:
         weight.normal_(0.0, self.std, generator=generator)
 
 
+@INITIALIZERS.register("truncated_normal")
+@dataclass(frozen=True)
+class TruncatedNormal(Weights):
+    """Gaussian without its tails, with one standard deviation for all layers, whatever their width.
+
+    std: standard deviation of the Gaussian before it is cut, > 0; cut at 2 of them, 0.88 of it is left.
+    cutoff: largest absolute value, in standard deviations, > 0.
+    """
+
+    name: str
+    std: float
+    cutoff: float
+
+    def __post_init__(self) -> None:
+        check_number(self, "std", above=0)
+        check_number(self, "cutoff", above=0)
+
+    def fill(self, weight: "torch.Tensor", generator: "torch.Generator") -> None:
+        from torch.nn import init
+
+        bound = self.cutoff * self.std
+        init.trunc_normal_(weight, 0.0, self.std, -bound, bound, generator=generator)
+
+
 @INITIALIZERS.register("xavier")
 @dataclass(frozen=True)
-class Xavier:
+class Xavier(Weights):
     """Variance gain²·2/(n_in + n_out) (Glorot and Bengio, 2010, https://proceedings.mlr.press/v9/glorot10a.html).
 
     gain: multiplies the standard deviation, > 0; 1 for linear and tanh layers.
@@ -82,7 +157,7 @@ class Xavier:
 
 @INITIALIZERS.register("he")
 @dataclass(frozen=True)
-class He:
+class He(Weights):
     """Variance gain²·2/n, for layers followed by a ReLU (He et al., 2015, https://arxiv.org/abs/1502.01852).
 
     gain: multiplies He's standard deviation, > 0; 1 is He's own.
@@ -110,8 +185,74 @@ class He:
         weight.mul_(self.gain)
 
 
+@INITIALIZERS.register("lecun")
+@dataclass(frozen=True)
+class LeCun(Weights):
+    """Variance gain²/n_in (LeCun et al., 1998, section 4.6), for tanh layers and for SELU.
+
+    https://doi.org/10.1007/3-540-49430-8_2
+
+    gain: multiplies the standard deviation, > 0.
+    distribution: ``normal`` or ``uniform``.
+    """
+
+    name: str
+    gain: float
+    distribution: str
+
+    def __post_init__(self) -> None:
+        check_number(self, "gain", above=0)
+        check_option(self, "distribution", ["normal", "uniform"])
+
+    def fill(self, weight: "torch.Tensor", generator: "torch.Generator") -> None:
+        from torch.nn import init
+
+        fill = init.kaiming_normal_ if self.distribution == "normal" else init.kaiming_uniform_
+        fill(weight, mode="fan_in", nonlinearity="linear", generator=generator)
+        weight.mul_(self.gain)
+
+
+@INITIALIZERS.register("orthogonal")
+@dataclass(frozen=True)
+class Orthogonal(Weights):
+    """Orthonormal rows or columns, whichever are fewer, times gain (Saxe et al., 2014, https://arxiv.org/abs/1312.6120).
+
+    A convolution is taken as the matrix [channels out, channels in × kernel area].
+
+    gain: all singular values of every weight, > 0; √2 suits ReLU.
+    """
+
+    name: str
+    gain: float
+
+    def __post_init__(self) -> None:
+        check_number(self, "gain", above=0)
+
+    def fill(self, weight: "torch.Tensor", generator: "torch.Generator") -> None:
+        from torch.nn import init
+
+        init.orthogonal_(weight, gain=self.gain, generator=generator)
+
+
+@INITIALIZERS.register("default")
+@dataclass(frozen=True)
+class Default:
+    """What torch gives linear and convolution layers: weights and biases uniform in ±1/√n_in, from the run's seed."""
+
+    name: str
+
+    def start(self, layer: "Layer", generator: "torch.Generator") -> None:
+        import torch
+
+        # reset_parameters takes no generator: torch's own is lent to it, and put back as it was.
+        seed = int(torch.randint(2**62, (), generator=generator))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            layer.reset_parameters()
+
+
 def initialize(model: "torch.nn.Module", initializer: Initializer, seed: int) -> None:
-    """Fill every linear and convolution layer of ``model`` in place: weights by ``initializer``, biases with 0."""
+    """Set every linear and convolution layer of ``model`` in place, in their order, by ``initializer``."""
     import torch
 
     from gradlab.seeds import generator
@@ -120,6 +261,4 @@ def initialize(model: "torch.nn.Module", initializer: Initializer, seed: int) ->
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, torch.nn.Linear | torch.nn.modules.conv._ConvNd):
-                initializer.fill(layer.weight, draws)
-                if layer.bias is not None:
-                    layer.bias.zero_()
+                initializer.start(layer, draws)
