@@ -8,4 +8,5 @@ SETUP_LOCK=requirements/test.txt
 # shellcheck source=scripts/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 cd "$ROOT"
-exec "$VENV/bin/python" -m pytest "$@"
+# Two processes, each file whole in one of them; -n0 runs all in one, for a debugger.
+exec "$VENV/bin/python" -m pytest -n 2 --dist loadfile "$@"

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def test_default_run_tells_results_folder_run_and_command(default_run: Finished)
     assert f"{default_run.result['metrics']['test/accuracy']:.2%}" in said
     assert f"outputs/{default_run.run.name}" in said
     assert default_run.result["mlflow_run_id"] in said
-    assert "gradlab ui" in said
+    assert re.search(r"^see it +\S.*gradlab'? ui$", said, re.MULTILINE)  # quoted where the path holds spaces
     assert "step 820/820" in said
     assert "images/s" in said
 
