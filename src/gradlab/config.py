@@ -79,7 +79,7 @@ class Config:
         """The run's name: the given one, or its choices, learning rate and seed."""
         if self.run_name is not None:
             return self.run_name
-        return f"{self.optimizer.name} lr={self.optimizer.lr:.3g} {self.model.name} {self.data.name} seed={self.seed}"
+        return f"{self.optimizer.name} lr={self.optimizer.lr:.6g} {self.model.name} {self.data.name} seed={self.seed}"
 
 
 @dataclass(frozen=True)

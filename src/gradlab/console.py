@@ -84,7 +84,7 @@ def print_results(console: Console, result: Mapping[str, Any], folder: Path, see
     metrics, lines = result["metrics"], []
     status, diverged = result["status"], result["diverged"]
     if diverged:
-        status = f"diverged at step {diverged['step']:,}, learning rate {diverged['lr']:.3g}: the loss was not finite"
+        status = f"diverged at step {diverged['step']:,}, learning rate {diverged['lr']:.6g}: the loss was not finite"
     lines.append(("status", status))
     if "test/accuracy" in metrics:
         lines.append(("test accuracy", f"{metrics['test/accuracy']:.2%}  (loss {metrics['test/loss']:.4f})"))

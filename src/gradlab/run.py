@@ -363,7 +363,7 @@ def _headline(config: Config, splits: "Splits", classifier: "Classifier", device
     choices = " · ".join(
         [
             f"{config.model.name} ({parameter_count(classifier.model):,} parameters)",
-            f"{config.optimizer.name} lr={config.optimizer.lr:.3g}",
+            f"{config.optimizer.name} lr={config.optimizer.lr:.6g}",
             f"{config.schedule.name} schedule",
             f"{config.init.name} init",
             f"seed {config.seed}",
