@@ -69,7 +69,7 @@ class ProgressReport(pl.Callback):
         parts = [f"step {done:,}/{total:,}", f"epoch {epoch:.1f}/{module.horizon.epochs:.3g}"]
         if module.last_chunk.images:
             rates = module.last_chunk.rates("train")
-            parts += [f"loss {rates['train/loss']:.4f}", f"accuracy {rates['train/accuracy']:.1%}"]
+            parts += [f"loss {rates['train/loss']:.4g}", f"accuracy {rates['train/accuracy']:.1%}"]
         if module.last_val:
             parts.append(f"val {module.last_val['val/accuracy']:.1%}")
         if module.training_seconds:
