@@ -12,8 +12,9 @@ from gradlab.errors import ConfigError, FieldError
 from gradlab.registry import Registry
 
 MULTIPLY_ADDS_PER_THREAD = 2_000_000
-"""Multiply-adds of a forward pass that are worth a CPU thread. Measured on two cores, one thread against two: 540 against
-780 µs a step at 0.8 million (digits, MLP), 1,160 against 930 µs at 7.6 million (MNIST, MLP), 7.8 against 5.3 ms at 27."""
+"""Multiply-adds of a forward pass that are worth a CPU thread. Measured on two idle cores, one thread against two: 1.10
+against 0.95 ms a step at 0.8 million (digits, MLP; on busy cores 0.66 against 4.8), 1.16 against 0.93 at 7.6 million (MLP on
+28×28 images), 7.8 against 5.3 at 27 million (LeNet). experiments/LOG.md has more."""
 
 
 @dataclass(frozen=True)

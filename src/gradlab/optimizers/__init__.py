@@ -1,7 +1,7 @@
 """Optimizers: each a frozen dataclass whose fields are the keys of ``configs/optimizer/<name>.yaml``.
 
 ``build`` returns the torch optimizer. ``lr`` is the base learning rate; the schedule multiplies it at every step.
-``fused=True`` makes an update one kernel for all parameters (250 µs of 775 less on a small MLP on a CPU); where torch has
+``fused=True`` makes an update one kernel for all parameters (585 instead of 775 µs a step on a small MLP, one CPU thread); where torch has
 none, ``foreach=True`` makes it a few. Every file in this folder is imported, so a new one registers itself.
 """
 

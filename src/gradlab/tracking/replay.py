@@ -33,7 +33,8 @@ class Replay:
         self.folder = folder
         self.uri = uri
         self.state = self._from_the_start()
-        with contextlib.suppress(OSError, ValueError):  # none yet, or damaged: the run is found again by its tag
+        # None yet, or damaged: the run is found again by its tag.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             recorded = json.loads(folder.shipped.read_text())
             if recorded["tracking_uri"] == self.state["tracking_uri"]:
                 self.state.update(recorded)
