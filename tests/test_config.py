@@ -143,7 +143,7 @@ def test_the_length_and_the_name_of_a_run(build: Build) -> None:
     assert config.spec.train_examples == 1294
     assert config.batch_examples == 32
     assert config.horizon == Horizon(total_steps=20 * 41, steps_per_epoch=41)
-    assert config.name == "adam lr=0.00123 mlp digits seed=3"
+    assert config.name == "adam lr=0.00123456 mlp digits seed=3"
 
 
 def test_a_value_arrives_in_its_field(build: Build) -> None:
