@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,17 @@ from gradlab.data.datasets.base import (
 )
 from gradlab.data.datasets.digits import Digits
 from gradlab.data.datasets.mnist import CHECKSUMS, MNIST
-from gradlab.data.device import Chunk, DeviceImages, EvaluationBatches, Normalization, Pace, TrainingChunks
+from gradlab.data.device import (
+    Batch,
+    Chunk,
+    DeviceImages,
+    EvaluationBatches,
+    Normalization,
+    Pace,
+    Pick,
+    Preparation,
+    TrainingChunks,
+)
 from gradlab.durations import Horizon
 from gradlab.errors import ConfigError, DataError, FieldError
 
@@ -259,13 +270,22 @@ def test_a_channel_that_never_varies_becomes_zero() -> None:
     images[0, 1] = 9
     examples = Examples(images, np.zeros(4, dtype=np.int64))
     assert Normalization.of(examples).std[0] == 1
-    pixels, _ = on_cpu(examples).batch(torch.arange(4))
+    pixels = training_batch(examples, torch.arange(4)).images
     assert (pixels[:, 0] == 0).all()
     assert pixels.isfinite().all()
 
 
-def on_cpu(examples: Examples, dtype: torch.dtype = torch.float32) -> DeviceImages:
-    return DeviceImages(examples, Normalization.of(examples), torch.device("cpu"), dtype)
+CPU = torch.device("cpu")
+
+
+def prepared(examples: Examples, dtype: torch.dtype = torch.float32) -> tuple[DeviceImages, Preparation]:
+    return DeviceImages(examples, CPU), Preparation(Normalization.of(examples), CPU, dtype)
+
+
+def training_batch(examples: Examples, indices: torch.Tensor, dtype: torch.dtype = torch.float32) -> Batch:
+    source, preparation = prepared(examples, dtype)
+    pick = Pick(0, indices)
+    return preparation.training(next(iter(source.batches([pick]))), pick)
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 2e-6), (torch.float64, 1e-13)])
@@ -274,15 +294,17 @@ def test_a_batch_is_the_normalised_images_at_its_indices(dtype: torch.dtype, rto
     exact = examples.images.astype(np.float64)
     expected = (exact - exact.mean((0, 2, 3), keepdims=True)) / exact.std((0, 2, 3), keepdims=True)
     chosen = [3, 49, 0, 3]
-    pixels, labels = on_cpu(examples, dtype).batch(torch.tensor(chosen))
+    pixels, labels, others, share = training_batch(examples, torch.tensor(chosen), dtype)
+    assert others is None
+    assert share is None
     assert pixels.dtype == dtype
     np.testing.assert_allclose(pixels.double().numpy(), expected[chosen], rtol=rtol, atol=rtol)
     assert labels.tolist() == examples.labels[chosen].tolist()
 
 
 def test_the_normalised_training_set_has_mean_zero_and_deviation_one(digits_splits: Splits) -> None:
-    source = on_cpu(digits_splits.train, torch.float64)
-    pixels, _ = source.batch(torch.arange(len(source)))
+    train = digits_splits.train
+    pixels = training_batch(train, torch.arange(len(train)), torch.float64).images
     assert abs(pixels.mean()) < 1e-12
     assert abs(pixels.std(correction=0) - 1) < 1e-12
 
@@ -290,23 +312,25 @@ def test_the_normalised_training_set_has_mean_zero_and_deviation_one(digits_spli
 def test_a_batch_does_not_touch_the_stored_images() -> None:
     examples = colours()
     before = examples.images.copy()
-    source = on_cpu(examples)
-    for pixels, _ in source.in_order(7):
-        pixels.zero_()
-    source.batch(torch.arange(5))[0].zero_()
+    source, preparation = prepared(examples)
+    for raw in source.in_order(7):
+        preparation.evaluation(raw).images.zero_()
+    pick = Pick(0, torch.arange(5))
+    for raw in source.batches([pick]):
+        preparation.training(raw, pick).images.zero_()
     assert np.array_equal(source.images.numpy(), before)
 
 
 @pytest.mark.parametrize("size", [1, 7, 25, 49, 50, 51, 500])
 def test_evaluation_sees_every_image_once_in_order(size: int) -> None:
     examples = colours()
-    source = on_cpu(examples)
-    batches = EvaluationBatches(source, size)
+    batches = EvaluationBatches(*prepared(examples), size)
     for _ in range(2):
         seen = list(batches)
         assert len(seen) == len(batches)
-        assert torch.cat([labels for _, labels in seen]).tolist() == examples.labels.tolist()
-        assert torch.equal(torch.cat([pixels for pixels, _ in seen]), source.batch(torch.arange(50))[0])
+        assert torch.cat([batch.labels for batch in seen]).tolist() == examples.labels.tolist()
+        expected = training_batch(examples, torch.arange(50)).images
+        assert torch.equal(torch.cat([batch.images for batch in seen]), expected)
 
 
 # ------------------------------------------------------------------------- chunks
@@ -318,7 +342,7 @@ def chunks(
     """Over images whose label is their number."""
     examples = Examples(np.zeros((images, 1, 1, 1), dtype=np.uint8), np.arange(images, dtype=np.int64))
     per_epoch = -(-images // batch)
-    made = TrainingChunks(on_cpu(examples), batch, seed, Horizon(epochs * per_epoch, per_epoch), round_steps)
+    made = TrainingChunks(*prepared(examples), batch, seed, Horizon(epochs * per_epoch, per_epoch), round_steps)
     made.pace.steps = pace
     return made
 
@@ -337,7 +361,7 @@ def joined(steps: list[list[int]]) -> list[int]:
 
 def batches(made: TrainingChunks) -> list[list[int]]:
     """The images of every step of the run."""
-    return [labels.tolist() for found in rounds(made) for chunk in found for _, labels in chunk]
+    return [batch.labels.tolist() for found in rounds(made) for chunk in found for batch in chunk]
 
 
 @pytest.mark.parametrize(("images", "batch"), [(23, 5), (20, 5), (7, 1), (7, 6), (6, 6), (1, 1)])
@@ -361,7 +385,7 @@ def test_the_batches_do_not_depend_on_chunks_or_rounds(pace: int, round_steps: i
 def test_a_pace_that_changes_on_the_way_changes_no_batch() -> None:
     made, seen = chunks(round_steps=1000), []
     for number, chunk in enumerate(made):
-        seen += [labels.tolist() for _, labels in chunk]
+        seen += [batch.labels.tolist() for batch in chunk]
         made.pace.record(len(chunk), [1e-9, 10.0][number % 2])
     assert seen == batches(chunks())
 
@@ -387,9 +411,9 @@ def test_a_run_may_end_inside_an_epoch() -> None:
     assert batches(made) == batches(chunks())[:7]
 
 
-def test_a_chunk_can_be_gone_through_again() -> None:
+def test_a_chunk_makes_its_batches_once() -> None:
     (chunk, *_) = chunks()
-    assert [labels.tolist() for _, labels in chunk] == [labels.tolist() for _, labels in chunk]
+    assert len(list(chunk)) == len(chunk)
 
 
 def test_the_order_depends_on_the_seed_and_the_epoch_only() -> None:
@@ -397,8 +421,10 @@ def test_the_order_depends_on_the_seed_and_the_epoch_only() -> None:
     for start in range(15):  # as a run that goes on from there
         made = chunks(seed=3, epochs=30, round_steps=7)
         made.next_step = start
-        assert [made.batch_indices(step).tolist() for step in range(start, 15)] == whole[start:]
-    assert [chunks(seed=3).batch_indices(step).tolist() for step in reversed(range(15))] == whole[::-1]
+        assert [pick.indices.tolist() for pick in itertools.islice(made.picks(start), 15 - start)] == whole[start:]
+        assert next(made.picks(start)).epoch == start // 5
+        made.horizon = Horizon(15, 5)
+        assert batches(made) == whole[start:]
     # Another batch size cuts the same order elsewhere.
     assert joined(batches(chunks(seed=3, batch=4))) == joined(whole)
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from gradlab.data.device import Batch, Chunk, TrainingChunks
 from gradlab.durations import Horizon
 from gradlab.interruption import Interruption
+from gradlab.losses import Loss
 from gradlab.optimizers import Optimizer
 from gradlab.schedules import Schedule
 from gradlab.tracking.journal import Journal
@@ -43,34 +44,42 @@ class Divergence:
 
 
 class Classifier(pl.LightningModule):
-    """Trains ``model`` by cross-entropy. One Lightning batch is a chunk of mini-batches, each an optimizer step.
+    """Trains ``model``. One Lightning batch is a chunk of mini-batches, each an optimizer step.
 
     Optimization is manual: Lightning's Python for a batch is paid once for a whole chunk, and nothing waits for the
     device until the chunk's end, where losses and counts are fetched at once and written to the journal.
 
     Args:
         model: from images [batch, channels, height, width] to logits [batch, classes].
+        loss: what training minimises.
         optimizer: built here, over all parameters.
         schedule: multiplies the optimizer's learning rate at every step.
         horizon: length of the run.
         journal: where metric rows go.
         log_steps: steps between rows of training metrics.
+        class_weights: of the loss, float [classes]; or None for all alike.
         interruption: asked after every step; a signal ends the training there.
     """
+
+    class_weights: torch.Tensor | None
 
     def __init__(
         self,
         model: torch.nn.Module,
+        loss: Loss,
         optimizer: Optimizer,
         schedule: Schedule,
         horizon: Horizon,
         journal: Journal,
         log_steps: int,
+        class_weights: torch.Tensor | None = None,
         interruption: Interruption | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model = model
+        self.loss_config = loss
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.optimizer_config = optimizer
         self.schedule = schedule
         self.horizon = horizon
@@ -118,18 +127,18 @@ class Classifier(pl.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         losses, correct, sizes = [], [], []
-        for step, (images, labels) in enumerate(chunk, start=chunk.first_step):
+        for step, batch in enumerate(chunk, start=chunk.first_step):
             factor = self.schedule.factor(step, self.horizon)
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
-            logits = self.model(images)
-            loss = F.cross_entropy(logits, labels)
+            logits = self.model(batch.images)
+            loss = self.loss_config.of(logits, batch, self.class_weights)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             losses.append(loss.detach())
-            correct.append((logits.detach().argmax(1) == labels).sum())
-            sizes.append(len(labels))
+            correct.append((logits.detach().argmax(1) == batch.labels).sum())
+            sizes.append(len(batch.labels))
             if self.interruption():
                 break
         # The only wait for the device: one copy of all the chunk's numbers.
@@ -175,8 +184,7 @@ class Classifier(pl.LightningModule):
         self._evaluated = []
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        images, labels = batch
-        self._evaluated.append((self.model(images), labels))
+        self._evaluated.append((self.model(batch.images), batch.labels))
 
     def on_validation_epoch_end(self) -> None:
         self.last_val = _evaluation("val", *_joined(self._evaluated))

@@ -22,6 +22,7 @@ from gradlab.data.spec import DataSpec
 from gradlab.durations import Horizon
 from gradlab.errors import ConfigError, FieldError, did_you_mean
 from gradlab.initializers import INITIALIZERS, Initializer
+from gradlab.losses import LOSSES, Loss
 from gradlab.models import MODELS, Model
 from gradlab.optimizers import OPTIMIZERS, Optimizer
 from gradlab.registry import Registry
@@ -32,6 +33,7 @@ AXES: dict[str, Registry[Any]] = {
     "data": DATASETS,
     "model": MODELS,
     "init": INITIALIZERS,
+    "loss": LOSSES,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "trainer": TRAINERS,
@@ -52,6 +54,7 @@ class Config:
     data: Dataset
     model: Model
     init: Initializer
+    loss: Loss
     optimizer: Optimizer
     schedule: Schedule
     trainer: Trainer

@@ -173,6 +173,7 @@ def prepare(config: Config, splits: "Splits", journal: Journal, interruption: In
         model = model.to(memory_format=torch.channels_last)
     classifier = Classifier(
         model,
+        config.loss,
         config.optimizer,
         config.schedule,
         config.horizon,

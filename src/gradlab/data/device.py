@@ -2,10 +2,15 @@
 
 A dataset is one uint8 tensor of images and one int64 tensor of labels. A mini-batch is an index select and a
 normalisation on the device: no worker processes, no copies between host and device, no Python for each image.
+
+A *source* knows where images are and hands them out as they are stored; a *preparation* makes of them what the network
+sees. So every source gives the same batches.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -13,8 +18,48 @@ from gradlab.data.datasets.base import Examples
 from gradlab.durations import Horizon
 from gradlab.seeds import generator
 
-Batch = tuple[torch.Tensor, torch.Tensor]
-"""Float images [batch, channels, height, width], normalised, and int64 labels [batch]; both on the device."""
+
+class Batch(NamedTuple):
+    """What the network sees, on the device.
+
+    images: floats [batch, channels, height, width], normalised.
+    labels: int64 [batch].
+    others: where images were mixed with others (mixup, CutMix), the labels of those, int64 [batch]; else None.
+    share: the share of ``labels`` in a mixed image, float [batch] in [0, 1]; the rest is that of ``others``; else None.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    others: torch.Tensor | None = None
+    share: torch.Tensor | None = None
+
+
+class Pick(NamedTuple):
+    """Which images make a mini-batch: ``indices`` int64 [batch] into the training set, in data epoch ``epoch``."""
+
+    epoch: int
+    indices: torch.Tensor
+
+
+Raw = tuple[torch.Tensor, torch.Tensor]
+"""Images as they are stored [batch, channels, height, width] and labels int64 [batch]; both on the training device."""
+
+
+class Source(Protocol):
+    """One split, wherever its images are.
+
+    index_device: where ``Pick.indices`` shall be.
+    """
+
+    index_device: torch.device
+
+    def __len__(self) -> int: ...
+
+    def batches(self, picks: Iterable[Pick]) -> Iterator[Raw]:
+        """The images of each pick, in that order; may read ahead."""
+
+    def in_order(self, batch_size: int) -> Iterator[Raw]:
+        """All images once, in their own order, for evaluation."""
 
 
 @dataclass(frozen=True)
@@ -45,52 +90,69 @@ class DeviceImages:
 
     Args:
         examples: the images and labels.
-        normalization: of the training images, whichever split this is.
         device: where they live from now on.
-        dtype: of the float images handed out.
     """
 
-    def __init__(
-        self, examples: Examples, normalization: Normalization, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, examples: Examples, device: torch.device) -> None:
         self.images = torch.from_numpy(examples.images).to(device)
         self.labels = torch.from_numpy(examples.labels).to(device)
-        self._mean = normalization.mean.to(device, dtype)[:, None, None]
-        self._scale = (1 / normalization.std).to(device, dtype)[:, None, None]
+        self.index_device = self.labels.device
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, indices: torch.Tensor) -> Batch:
-        """The images and labels at ``indices`` (int64 [batch], on the device), normalised."""
-        return self.normalize(self.images.index_select(0, indices)), self.labels.index_select(0, indices)
+    def batches(self, picks: Iterable[Pick]) -> Iterator[Raw]:
+        for _, indices in picks:
+            yield self.images.index_select(0, indices), self.labels.index_select(0, indices)
+
+    def in_order(self, batch_size: int) -> Iterator[Raw]:
+        return zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True)
+
+
+class Preparation:
+    """From stored images to what the network sees.
+
+    Args:
+        normalization: of the training images, whichever split is prepared.
+        device: of the images.
+        dtype: of the float images handed out.
+    """
+
+    def __init__(self, normalization: Normalization, device: torch.device, dtype: torch.dtype) -> None:
+        self._mean = normalization.mean.to(device, dtype)[:, None, None]
+        self._scale = (1 / normalization.std).to(device, dtype)[:, None, None]
+
+    def training(self, raw: Raw, pick: Pick) -> Batch:
+        """A mini-batch to train on."""
+        images, labels = raw
+        return Batch(self.normalize(images), labels)
+
+    def evaluation(self, raw: Raw) -> Batch:
+        """Images to be judged: never augmented."""
+        images, labels = raw
+        return Batch(self.normalize(images), labels)
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 [batch, channels, height, width] to floats of mean 0 and standard deviation 1 over the training set."""
+        """Stored images [batch, channels, height, width] to floats of mean 0 and standard deviation 1 over the training set."""
         return torch.sub(images, self._mean).mul_(self._scale)
-
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """All images once, in their own order, for evaluation."""
-        for images, labels in zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True):
-            yield self.normalize(images), labels
 
 
 class Chunk:
     """Consecutive mini-batches, handed to Lightning as one batch: its Python for a batch is paid once for all of them.
 
-    ``first_step`` is the optimizer step of the first mini-batch, 0 for a run's first. Iterating makes the batches.
+    ``first_step`` is the optimizer step of the first mini-batch, 0 for a run's first. Iterating makes the batches, once.
     """
 
-    def __init__(self, source: DeviceImages, first_step: int, batches: list[torch.Tensor]) -> None:
+    def __init__(self, first_step: int, steps: int, batches: Iterator[Batch]) -> None:
         self.first_step = first_step
-        self._source = source
+        self._steps = steps
         self._batches = batches
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return self._steps
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(self._source.batch, self._batches)
+        return itertools.islice(self._batches, self._steps)
 
 
 class Pace:
@@ -119,49 +181,67 @@ class TrainingChunks:
 
     Args:
         source: the training images.
+        preparation: makes batches of them.
         batch_size: images to a step.
         seed: of the run.
         horizon: length of the run; ``steps_per_epoch`` must be ⌈images / batch_size⌉.
         round_steps: steps between validations.
     """
 
-    def __init__(self, source: DeviceImages, batch_size: int, seed: int, horizon: Horizon, round_steps: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        preparation: Preparation,
+        batch_size: int,
+        seed: int,
+        horizon: Horizon,
+        round_steps: int,
+    ) -> None:
         self.source = source
+        self.preparation = preparation
         self.batch_size = batch_size
         self.seed = seed
         self.horizon = horizon
         self.round_steps = round_steps
         self.pace = Pace()
         self.next_step = 0
-        self._epoch = -1
-        self._epoch_batches: tuple[torch.Tensor, ...] = ()
+        self._batches: Iterator[Batch] | None = None
 
     def __iter__(self) -> Iterator[Chunk]:
+        if self._batches is None:
+            self._batches = self._made_from(self.next_step)
         end = min(self.horizon.total_steps, (self.next_step // self.round_steps + 1) * self.round_steps)
         while self.next_step < end:
             first = self.next_step
             self.next_step = min(end, first + self.pace.steps)
-            yield Chunk(self.source, first, [self.batch_indices(step) for step in range(first, self.next_step)])
+            yield Chunk(first, self.next_step - first, self._batches)
 
-    def batch_indices(self, step: int) -> torch.Tensor:
-        """The images of optimizer step ``step``, int64 [batch], on the device."""
-        epoch, batch = divmod(step, self.horizon.steps_per_epoch)
-        if epoch != self._epoch:
+    def picks(self, first_step: int) -> Iterator[Pick]:
+        """The images of every optimizer step from ``first_step`` to the end of the run."""
+        epoch, batch = divmod(first_step, self.horizon.steps_per_epoch)
+        left = self.horizon.total_steps - first_step
+        while left > 0:
             order = torch.randperm(len(self.source), generator=generator(self.seed, "order", epoch))
-            self._epoch_batches = order.to(self.source.labels.device).split(self.batch_size)
-            self._epoch = epoch
-        return self._epoch_batches[batch]
+            for indices in order.to(self.source.index_device).split(self.batch_size)[batch : batch + left]:
+                left -= 1
+                yield Pick(epoch, indices)
+            epoch, batch = epoch + 1, 0
+
+    def _made_from(self, first_step: int) -> Iterator[Batch]:
+        ours, theirs = itertools.tee(self.picks(first_step))  # a source may read ahead
+        return map(self.preparation.training, self.source.batches(theirs), ours)
 
 
 class EvaluationBatches:
     """A split in its own order, in large batches."""
 
-    def __init__(self, source: DeviceImages, batch_size: int = 500) -> None:
+    def __init__(self, source: Source, preparation: Preparation, batch_size: int = 500) -> None:
         self.source = source
+        self.preparation = preparation
         self.batch_size = batch_size
 
     def __len__(self) -> int:
         return -(-len(self.source) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.source.in_order(self.batch_size)
+        return map(self.preparation.evaluation, self.source.in_order(self.batch_size))

@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import torch
 
 from gradlab.data.datasets.base import Splits
-from gradlab.data.device import DeviceImages, EvaluationBatches, Normalization, TrainingChunks
+from gradlab.data.device import DeviceImages, EvaluationBatches, Normalization, Preparation, Source, TrainingChunks
 from gradlab.durations import Horizon
 
 
@@ -40,24 +40,26 @@ class ImageData(pl.LightningDataModule):
         self.round_steps = round_steps
         self.dtype = dtype
         self.normalization = Normalization.of(splits.train)
-        self._on_device: dict[str, DeviceImages] = {}
+        self._sources: dict[str, Source] = {}
 
     def setup(self, stage: str) -> None:
         assert self.trainer is not None
-        if not self._on_device:
+        if not self._sources:
             device = self.trainer.strategy.root_device
             for name in ("train", "val", "test"):
-                examples = getattr(self.splits, name)
-                self._on_device[name] = DeviceImages(examples, self.normalization, device, self.dtype)
+                self._sources[name] = DeviceImages(getattr(self.splits, name), device)
+            self._preparation = Preparation(self.normalization, device, self.dtype)
 
     def train_dataloader(self) -> TrainingChunks:
-        return TrainingChunks(self._on_device["train"], self.batch_size, self.seed, self.horizon, self.round_steps)
+        return TrainingChunks(
+            self._sources["train"], self._preparation, self.batch_size, self.seed, self.horizon, self.round_steps
+        )
 
     def val_dataloader(self) -> EvaluationBatches:
-        return EvaluationBatches(self._on_device["val"])
+        return EvaluationBatches(self._sources["val"], self._preparation)
 
     def test_dataloader(self) -> EvaluationBatches:
-        return EvaluationBatches(self._on_device["test"])
+        return EvaluationBatches(self._sources["test"], self._preparation)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Nothing to move: batches are made on the device."""
