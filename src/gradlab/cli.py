@@ -14,6 +14,40 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not '{text}'")
+    return int(text)
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    """What every command has that opens a trained network."""
+    command.add_argument("run", metavar="RUN", help="a run's folder, an MLflow run id, 'latest' or 'best'")
+    command.add_argument("--format", choices=("table", "csv", "json"), default="table", help="(default: %(default)s)")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
+    command.add_argument(
+        "--output-dir", type=Path, default=Path("outputs"), help="where 'latest' and 'best' look (default: %(default)s)"
+    )
+    command.add_argument("--uri", help="MLflow store of a run id; default: MLFLOW_TRACKING_URI, else ./mlflow.db")
+    command.add_argument(
+        "--imports", action="append", default=[], metavar="MODULE", help="a module that registers your own models"
+    )
+
+
+def _use_trained(parsed: argparse.Namespace) -> int:
+    from gradlab.trained.find import find_run
+
+    found = find_run(parsed.run, parsed.output_dir, parsed.uri)  # before torch: a wrong name is told at once
+    opening = {"form": parsed.format, "device": parsed.device, "imports": parsed.imports}
+    if parsed.command == "evaluate":
+        from gradlab.trained.evaluate import evaluate
+
+        return evaluate(found, parsed.overrides, split=parsed.split, **opening)
+    from gradlab.trained.predict import predict
+
+    return predict(found, parsed.paths, top=parsed.top, **opening)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command; returns the exit status (0 done, 1 failed, 2 wrongly called)."""
     parser = argparse.ArgumentParser(
@@ -39,6 +73,18 @@ def main(arguments: list[str] | None = None) -> int:
     )
     show.add_argument("--into", type=Path, metavar="FILE", help="the PNG (default: ./<schedule>_schedule.png)")
 
+    evaluate = commands.add_parser("evaluate", help="how well a trained network does on its own data or on other")
+    _add_run(evaluate)
+    evaluate.add_argument(
+        "overrides", nargs="*", metavar="OVERRIDE", help="data=… and data.key=value; default: its own"
+    )
+    evaluate.add_argument("--split", choices=("train", "val", "test", "all"), default="test", help="(default: test)")
+
+    predict = commands.add_parser("predict", help="what a trained network says of pictures")
+    _add_run(predict)
+    predict.add_argument("paths", nargs="+", type=Path, metavar="PICTURE", help="pictures, and folders of pictures")
+    predict.add_argument("--top", type=_count, default=1, help="how many classes to name (default: %(default)s)")
+
     parsed = parser.parse_args(arguments)
     try:
         if parsed.command == "ui":
@@ -49,6 +95,8 @@ def main(arguments: list[str] | None = None) -> int:
             from gradlab.analysis.show_schedule import show_schedule
 
             return show_schedule(parsed.overrides, parsed.into)
+        if parsed.command in ("evaluate", "predict"):
+            return _use_trained(parsed)
         from gradlab.tracking.sync import sync_runs
 
         return sync_runs(parsed.runs, parsed.uri)

@@ -130,11 +130,12 @@ def build_config(composed: DictConfig, origin: Origin | None = None) -> Config:
         raise ConfigError(f"{error.full_key}: {_first_line(error)} (set {origin.of(str(error.full_key))}).") from error
     _refuse_targets(plain, origin)
     plain.pop("experiment", None)
-    imports = plain.pop("imports", None)
-    _import_user_modules([] if imports is None else imports, origin)
+    imports = plain.pop("imports", None) or []
+    _import_user_modules(imports, origin)
     top_level = _top_level(plain, origin)
     choices = {axis: _choice(axis, registry, plain.get(axis), origin) for axis, registry in AXES.items()}
-    config = Config(**choices, **top_level, composed=plain)
+    # A run of somebody's own model says where that came from; others are recorded as if there were no such key.
+    config = Config(**choices, **top_level, composed=plain | ({"imports": imports} if imports else {}))
     _check_together(config, origin)
     return config
 
@@ -265,6 +266,24 @@ def _wanted_type(entry: type[Any], full_key: str) -> str:
     if "[" in full_key:
         text = text.removeprefix("list[").removesuffix("]")
     return " or ".join(_TYPE_WORDS.get(part.strip(), part.strip()) for part in text.split("|"))
+
+
+def choice(axis: str, values: Any, origin: Origin | None = None) -> Any:
+    """The dataclass of one axis alone, from its part of a configuration, such as a recorded run's.
+
+    Raises:
+        ConfigError: as ``build_config``.
+    """
+    return _choice(axis, AXES[axis], values, origin or Origin())
+
+
+def import_user_modules(modules: list[str]) -> None:
+    """Import modules that register a user's own choices.
+
+    Raises:
+        ConfigError: one of them cannot be imported.
+    """
+    _import_user_modules(modules, Origin())
 
 
 def _lookup(values: dict[str, Any], full_key: str) -> Any:

@@ -82,6 +82,7 @@ def run(config: Config, command: list[str]) -> Outcome:
 
                 from gradlab import console as terminal
                 from gradlab.checkpoints import Checkpointer
+                from gradlab.trained.network import images_record
 
                 splits = loading.result()
 
@@ -91,7 +92,11 @@ def run(config: Config, command: list[str]) -> Outcome:
             checkpointer = Checkpointer(
                 folder.checkpoints,
                 seconds=60 * config.trainer.checkpoint_interval.number,
-                about={"config": config.composed, "versions": environment.versions()},
+                about={
+                    "config": config.composed,
+                    "images": images_record(config.spec, prepared.data.normalization),
+                    "versions": environment.versions(),
+                },
             )
             trainer = lightning_trainer(config, [terminal.ProgressReport(screen), checkpointer])
             device = _device_name(trainer.strategy.root_device)

@@ -1,0 +1,1 @@
+"""Using what was trained: which run is meant, its network, and what it answers."""

@@ -1,0 +1,100 @@
+"""The network of a run, as its test saw it: rebuilt from its configuration, with the run's own preprocessing."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gradlab.checkpoints import load_checkpoint
+from gradlab.config import choice, import_user_modules
+from gradlab.data.device import Normalization, Preparation, Raw
+from gradlab.data.spec import DataSpec
+from gradlab.errors import CheckpointError, ConfigError
+from gradlab.models import MODELS
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, ready to be asked.
+
+    config: the run's resolved configuration.
+    spec: shape and classes of the images it was trained on.
+    model: in evaluation mode, on ``device``.
+    preparation: the run's normalisation.
+    step: the optimizer step it is from.
+    """
+
+    config: dict[str, Any]
+    spec: DataSpec
+    model: torch.nn.Module
+    preparation: Preparation
+    device: torch.device
+    step: int
+
+    def logits(self, raw: Raw) -> torch.Tensor:
+        """Logits [batch, classes] of stored images [batch, channels, height, width], both on ``device``."""
+        with torch.inference_mode():
+            return self.model(self.preparation.evaluation(raw).images)  # type: ignore[no-any-return]
+
+
+def images_record(spec: DataSpec, normalization: Normalization) -> dict[str, Any]:
+    """What a checkpoint says of its images: enough to prepare others in the same way, without the data."""
+    return {
+        "data": spec.name,
+        "image_shape": list(spec.image_shape),
+        "classes": list(spec.classes),
+        "train_examples": spec.train_examples,
+        "mean": normalization.mean.tolist(),
+        "std": normalization.std.tolist(),
+    }
+
+
+def open_trained(checkpoint: Path, device: str, imports: list[str]) -> Trained:
+    """The network of a checkpoint.
+
+    Args:
+        checkpoint: the folder of ``tensors.safetensors`` and ``state.json``.
+        device: ``auto`` (CUDA where there is a device), ``cpu`` or ``cuda``.
+        imports: modules that register the user's own choices. Never taken from the checkpoint: opening one runs no
+            code that it names.
+
+    Raises:
+        CheckpointError: it is damaged, or is of a network that this gradlab does not build.
+        ConfigError: the device is not there, or the model is one that no module of ``imports`` registers.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda was asked for, and torch finds no CUDA device. Choose --device cpu.")
+    where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    tensors, state = load_checkpoint(checkpoint)
+    config, images = state.get("config"), state.get("images")
+    if not isinstance(config, dict) or not isinstance(images, dict):
+        raise CheckpointError(f"The checkpoint {checkpoint} does not say what images it takes: train the run again.")
+    import_user_modules(imports)
+    spec = DataSpec(images["data"], tuple(images["image_shape"]), tuple(images["classes"]), images["train_examples"])
+    if config["model"]["name"] not in MODELS and config.get("imports"):
+        raise ConfigError(
+            f"The run's model '{config['model']['name']}' comes from {', '.join(config['imports'])}. Where you trust that "
+            f"code, have it imported: {' '.join(f'--imports {module}' for module in config['imports'])}"
+        )
+    entry = choice("model", config["model"])
+    if getattr(entry, "pretrained", None) is not None:
+        entry = dataclasses.replace(entry, pretrained=None)  # the checkpoint holds every weight
+    model: torch.nn.Module = entry.build(spec)
+    precise = config["trainer"]["precision"] == "fp64"
+    if precise:
+        model = model.double()
+    weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"The weights in {checkpoint} do not fit model={config['model']['name']} as this gradlab builds it: "
+            f"{str(error).splitlines()[-1].strip()}"
+        ) from error
+    normalization = Normalization(
+        torch.tensor(images["mean"], dtype=torch.float64), torch.tensor(images["std"], dtype=torch.float64)
+    )
+    preparation = Preparation(normalization, where, torch.float64 if precise else torch.float32)
+    return Trained(config, spec, model.to(where).eval(), preparation, where, state["step"])
