@@ -117,7 +117,7 @@ def test_weights_that_do_not_fit_are_refused(checkpoint: Path, tmp_path: Path, t
 
 def test_opening_imports_nothing_that_a_checkpoint_names(checkpoint: Path, tmp_path: Path, trained: Trained) -> None:
     config = {**trained.config, "model": {"name": "theirs"}, "imports": ["their_models"]}
-    with pytest.raises(ConfigError, match="Where you trust that code.*--imports their_models"):
+    with pytest.raises(ConfigError, match=r"Where you trust that code.*--imports their_models"):
         open_trained(altered(checkpoint, tmp_path / "theirs", config=config), "cpu", [])
 
 
