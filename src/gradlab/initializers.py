@@ -234,6 +234,89 @@ class Orthogonal(Weights):
         init.orthogonal_(weight, gain=self.gain, generator=generator)
 
 
+@INITIALIZERS.register("lsuv")
+@dataclass(frozen=True)
+class LSUV(Weights):
+    """Layer-sequential unit variance (Mishkin and Matas, 2016, https://arxiv.org/abs/1511.06422): made to fit the data.
+
+    Orthonormal weights first; then layer by layer, in the order of computation, the weights are divided by the standard
+    deviation of the layer's output over some training images, until its variance is 1.
+
+    images: how many training images that is, ≥ 2.
+    tolerance: how far from 1 the variance may end, > 0.
+    max_iterations: divisions of one layer at most, ≥ 1.
+    """
+
+    name: str
+    images: int
+    tolerance: float
+    max_iterations: int
+
+    def __post_init__(self) -> None:
+        check_number(self, "images", at_least=2)
+        check_number(self, "tolerance", above=0)
+        check_number(self, "max_iterations", at_least=1)
+
+    def fill(self, weight: "torch.Tensor", generator: "torch.Generator") -> None:
+        from torch.nn import init
+
+        init.orthogonal_(weight, generator=generator)
+
+    def calibrate(self, model: "torch.nn.Module", images: "torch.Tensor") -> None:
+        """Divide the weights of ``model`` in place; ``images`` are floats [n, channels, height, width], normalised.
+
+        The network is seen in evaluation mode: dropout passes everything, BatchNorm does nothing yet.
+        """
+        import torch
+
+        training = model.training
+        model.eval()
+        with torch.no_grad():
+            for layer in _in_order_of_computation(model, images[:2]):
+                for _ in range(self.max_iterations):
+                    variance = _output_variance(model, layer, images)
+                    # A layer that nothing reaches has no scale to bring to 1.
+                    if not 0 < variance < float("inf") or abs(variance - 1) < self.tolerance:
+                        break
+                    layer.weight.div_(variance**0.5)
+        model.train(training)
+
+
+def _in_order_of_computation(model: "torch.nn.Module", images: "torch.Tensor") -> "list[Layer]":
+    """The linear and convolution layers that an initialiser may set, as a forward pass meets them."""
+    order: list[Layer] = []
+    handles = [
+        layer.register_forward_hook(lambda layer, *_: order.append(layer) if layer not in order else None)
+        for layer in _layers(model)
+    ]
+    model(images)
+    for handle in handles:
+        handle.remove()
+    return order
+
+
+def _output_variance(model: "torch.nn.Module", layer: "Layer", images: "torch.Tensor") -> float:
+    """Variance of what ``layer`` computes from ``images``; the layers behind it are not computed."""
+
+    class Computed(Exception):  # noqa: N818 - no error: it ends the forward pass where nothing more is needed
+        pass
+
+    found: list[float] = []
+
+    def note(layer: "torch.nn.Module", inputs: object, output: "torch.Tensor") -> None:
+        found.append(float(output.double().var(correction=0)))
+        raise Computed
+
+    handle = layer.register_forward_hook(note)
+    try:
+        model(images)
+    except Computed:
+        pass
+    finally:
+        handle.remove()
+    return found[0]
+
+
 @INITIALIZERS.register("default")
 @dataclass(frozen=True)
 class Default:
