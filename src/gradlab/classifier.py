@@ -52,7 +52,7 @@ class Classifier(pl.LightningModule):
     Args:
         model: from images [batch, channels, height, width] to logits [batch, classes].
         loss: what training minimises.
-        optimizer: built here, over all parameters.
+        optimizer: built here, over all parameters that want a gradient.
         schedule: multiplies the optimizer's learning rate at every step.
         horizon: length of the run.
         journal: where metric rows go.
@@ -102,7 +102,8 @@ class Classifier(pl.LightningModule):
         self._evaluated: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = self.optimizer_config.build(self.model.named_parameters())
+        trained = [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        optimizer = self.optimizer_config.build(trained)
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]  # not every group has the optimizer's own: muon's AdamW has another
         return optimizer

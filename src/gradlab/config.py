@@ -82,7 +82,8 @@ class Config:
         """The run's name: the given one, or its choices, learning rate and seed."""
         if self.run_name is not None:
             return self.run_name
-        return f"{self.optimizer.name} lr={self.optimizer.lr:.6g} {self.model.name} {self.data.name} seed={self.seed}"
+        model = getattr(self.model, "arch", self.model.name)
+        return f"{self.optimizer.name} lr={self.optimizer.lr:.6g} {model} {self.data.name} seed={self.seed}"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Initialisers: how linear and convolution layers start. Biases start at 0 (but see ``default``); norm layers keep their own.
 
-All draws come from one CPU generator of the run's seed, in the order of the layers, so that a seed gives the same
+A layer that its model has marked (``layers.keep``) is left alone: a whitening layer, pretrained weights. All draws come from one CPU generator of the run's seed, in the order of the layers, so that a seed gives the same
 network on every device. n_in and n_out below are a layer's fan-in and fan-out: for a convolution, channels × kernel area.
 """
 
@@ -320,28 +320,27 @@ def _output_variance(model: "torch.nn.Module", layer: "Layer", images: "torch.Te
 @INITIALIZERS.register("default")
 @dataclass(frozen=True)
 class Default:
-    """What torch gives linear and convolution layers: weights and biases uniform in ±1/√n_in, from the run's seed."""
+    """The model's own start, drawn from the run's seed when it is built (``models.base.build_network``).
+
+    That is what its authors gave it (vit, speed, 2c2d, torchvision's, …); a model without one has torch's: weights and
+    biases uniform in ±1/√n_in.
+    """
 
     name: str
 
     def start(self, layer: "Layer", generator: "torch.Generator") -> None:
-        import torch
-
-        # reset_parameters takes no generator: torch's own is lent to it, and put back as it was.
-        seed = int(torch.randint(2**62, (), generator=generator))
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            layer.reset_parameters()
+        """Nothing is left to do."""
 
 
 def initialize(model: "torch.nn.Module", initializer: Initializer, seed: int) -> None:
-    """Set every linear and convolution layer of ``model`` in place, in their order, by ``initializer``."""
+    """Set every linear and convolution layer of ``model`` but the kept ones in place, in their order, by ``initializer``."""
     import torch
 
+    from gradlab.layers import is_kept
     from gradlab.seeds import generator
 
     draws = generator(seed, "init")
     with torch.no_grad():
         for layer in model.modules():
-            if isinstance(layer, torch.nn.Linear | torch.nn.modules.conv._ConvNd):
+            if isinstance(layer, torch.nn.Linear | torch.nn.modules.conv._ConvNd) and not is_kept(layer):
                 initializer.start(layer, draws)

@@ -21,6 +21,7 @@ from gradlab import environment
 from gradlab.config import Config
 from gradlab.errors import ConfigError, GradlabError
 from gradlab.interruption import Interrupted, Interruption
+from gradlab.models.trial import last_batch, try_network
 from gradlab.settings import MLflow
 from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import Journal
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from gradlab.classifier import Classifier
     from gradlab.data.datasets.base import Splits
     from gradlab.data.module import ImageData
+    from gradlab.models.trace import Call
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
 
@@ -62,6 +64,7 @@ def run(config: Config, command: list[str]) -> Outcome:
     began = time.perf_counter()
     if config.trainer.name == "cuda":
         _require_cuda()
+    _try_network(config)
 
     with Interruption() as interruption:
         # The run's folder and journal. From here on MLflow is imported and its store opened by a process beside this one.
@@ -82,6 +85,7 @@ def run(config: Config, command: list[str]) -> Outcome:
 
                 from gradlab import console as terminal
                 from gradlab.checkpoints import Checkpointer
+                from gradlab.models.size import layer_table
                 from gradlab.trained.network import images_record
 
                 splits = loading.result()
@@ -101,7 +105,11 @@ def run(config: Config, command: list[str]) -> Outcome:
             trainer = lightning_trainer(config, [terminal.ProgressReport(screen), checkpointer])
             device = _device_name(trainer.strategy.root_device)
             known_now = {"device": device, "threads": prepared.threads, "data_sha256": splits.fingerprint}
+            known_now["multiply_adds"] = prepared.calls[0].multiply_adds
             journal.write("tags", tags={f"gradlab.{key}": str(value) for key, value in known_now.items()})
+            folder.layers.parent.mkdir()
+            folder.layers.write_text(layer_table(prepared.calls))
+            journal.artifact(folder.layers, "model")
             screen.print(_headline(config, splits, classifier, device), highlight=False, soft_wrap=True, markup=False)
 
             # Training.
@@ -127,8 +135,12 @@ def run(config: Config, command: list[str]) -> Outcome:
             folder.write_result(result)
             if config.plots:
                 from gradlab.analysis.figures import draw_run
+                from gradlab.analysis.network_diagram import draw_network
 
                 draw_run(folder, config.spec, splits, classifier)
+                about = f"{getattr(config.model, 'arch', config.model.name)} on {config.data.name}"
+                loss = config.loss.name.replace("_", " ")
+                draw_network(folder.plots / "network.png", prepared.calls, splits.test.images[0], about, loss)
                 journal.artifact(folder.plots, "plots")
             if checkpointer.best:
                 journal.artifact(folder.checkpoints / "best", "checkpoints/best")
@@ -152,11 +164,12 @@ def run(config: Config, command: list[str]) -> Outcome:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a training needs, ready to be fitted. ``threads`` is what torch was pinned to."""
+    """What a training needs, ready to be fitted. ``threads`` is what torch was pinned to, ``calls`` the network's trace."""
 
     classifier: "Classifier"
     data: "ImageData"
     threads: int
+    calls: "list[Call]"
 
 
 def prepare(config: Config, splits: "Splits", journal: Journal, interruption: Interruption | None = None) -> Prepared:
@@ -165,14 +178,27 @@ def prepare(config: Config, splits: "Splits", journal: Journal, interruption: In
 
     from gradlab.classifier import Classifier
     from gradlab.data.module import ImageData
+    from gradlab.data.sample import sample_images
     from gradlab.initializers import initialize
-    from gradlab.models.size import multiply_adds
+    from gradlab.models.base import PREPARATION_IMAGES, StartsFromImages, build_network
+    from gradlab.models.trace import trace
     from gradlab.seeds import derive
 
     torch.manual_seed(derive(config.seed, "forward"))
-    model = config.model.build(config.spec)
+    data = ImageData(
+        splits,
+        batch_size=config.batch_examples,
+        seed=config.seed,
+        horizon=config.horizon,
+        round_steps=config.trainer.steps("validate_every", config.horizon),
+        dtype=torch.float64 if config.trainer.precision == "fp64" else torch.float32,
+    )
+    model = build_network(config.model, config.spec, config.seed)
     initialize(model, config.init, config.seed)
-    threads = config.trainer.cpu_threads(config.batch_examples * multiply_adds(model, config.spec))
+    if isinstance(model, StartsFromImages):
+        model.start_from_images(sample_images(splits, data.normalization, PREPARATION_IMAGES))
+    calls = trace(model, config.spec.image_shape)
+    threads = config.trainer.cpu_threads(config.batch_examples * calls[0].multiply_adds)
     torch.set_num_threads(threads)
     if any(parameter.dim() == 4 for parameter in model.parameters()):
         model = model.to(memory_format=torch.channels_last)
@@ -186,15 +212,17 @@ def prepare(config: Config, splits: "Splits", journal: Journal, interruption: In
         log_steps=config.trainer.steps("log_every", config.horizon),
         interruption=interruption,
     )
-    data = ImageData(
-        splits,
-        batch_size=config.batch_examples,
-        seed=config.seed,
-        horizon=config.horizon,
-        round_steps=config.trainer.steps("validate_every", config.horizon),
-        dtype=torch.float64 if config.trainer.precision == "fp64" else torch.float32,
+    return Prepared(classifier, data, threads, calls)
+
+
+def _try_network(config: Config) -> None:
+    """Where only the network can tell whether it fits, ask it before a folder is made; torch is imported for these few only."""
+    single = config.batch_examples == 1 or (
+        last_batch(config.spec.train_examples, config.batch_examples) == 1
+        and config.horizon.total_steps >= config.horizon.steps_per_epoch
     )
-    return Prepared(classifier, data, threads)
+    if single or getattr(config.model, "must_be_tried", False):
+        try_network(config.model, config.spec, config.batch_examples)
 
 
 def _result(config: Config, status: str, metrics: dict[str, float], classifier: "Classifier") -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """How large a network is and how much it computes."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gradlab.data.spec import DataSpec
+from gradlab.models.trace import Call, trace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,27 +15,26 @@ def parameter_count(model: "nn.Module") -> int:
 
 
 def multiply_adds(model: "nn.Module", spec: DataSpec) -> int:
-    """Multiply-adds of one image's forward pass through the linear and convolution layers."""
-    import torch
-    from torch import nn
+    """Multiply-adds of one image's forward pass: all matrix products and convolutions, those within attention too."""
+    return trace(model, spec.image_shape)[0].multiply_adds
 
-    total = 0
 
-    def count(layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        nonlocal total
-        assert isinstance(layer.weight, torch.Tensor)
-        # Every weight works once for each place of the output: each pixel of a convolution's, each row of a linear's.
-        channels = output.shape[-1] if isinstance(layer, nn.Linear) else output.shape[1]
-        total += layer.weight.numel() * (output.numel() // channels)
-
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, *spec.image_shape))
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
-    return total
+def layer_table(calls: list[Call]) -> str:
+    """The calls of ``trace`` as text: what is within a layer stands below it, indented, and is counted in its numbers."""
+    rows = [("layer", "type", "output", "parameters", "multiply-adds")]
+    for call in calls:
+        if call.kind == "+":
+            continue
+        frozen = "" if call.trained == call.parameters else f" ({call.parameters - call.trained:,} frozen)"
+        name = call.name.rpartition(".")[2] or "network"
+        shape = " × ".join(map(str, call.shape))
+        rows.append(
+            ("  " * call.depth + name, call.kind, shape, f"{call.parameters:,}{frozen}", f"{call.multiply_adds:,}")
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = []
+    for row in rows:
+        texts = [text.ljust(width) for text, width in zip(row[:3], widths[:3], strict=True)]
+        numbers = [text.rjust(width) for text, width in zip(row[3:], widths[3:], strict=True)]
+        lines.append("  ".join([*texts, *numbers]).rstrip())
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]]) + "\n"

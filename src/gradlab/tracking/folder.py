@@ -31,6 +31,7 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.checkpoints = self.path / "checkpoints"
         self.plots = self.path / "plots"
+        self.layers = self.path / "model" / "layers.txt"
         self.shipped = self.path / "mlflow.json"
         self.shipper_log = self.path / "shipper.log"
 

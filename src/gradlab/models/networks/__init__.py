@@ -1,0 +1,1 @@
+"""Networks too long for their model's ``build``. They import torch, so they are imported in ``build`` only."""
