@@ -272,7 +272,8 @@ class Classifier(pl.LightningModule):
     @property
     def judged(self) -> torch.nn.Module:
         """The network that validation judges: the average of the weights, the slow ones, or the one in training."""
-        return self.averaging.network() or self.wrapper.network() or self.model
+        networks = (step.network() for step in (self.averaging, self.wrapper))
+        return next((network for network in networks if network is not None), self.model)
 
     def adopt(self, tensors: Tensors) -> None:
         """Training is over: the network is this one from here on, a state of ``judged``."""

@@ -14,6 +14,7 @@ from torch import nn
 
 Measured = TypeVar("Measured")
 Tensors = dict[str, torch.Tensor]
+Pairs = tuple[list[torch.Tensor], list[torch.Tensor]]
 
 
 class Step:
@@ -49,7 +50,7 @@ class SharpnessAware(Step):
     def __init__(self, model: nn.Module, rho: float, adaptive: bool) -> None:
         self.rho = rho
         self.adaptive = adaptive
-        self._weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._weights: list[torch.Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._kept = [torch.empty_like(weight) for weight in self._weights]
         self._buffers = list(model.buffers())
         self._cuda = sorted({weight.device.index for weight in self._weights if weight.device.type == "cuda"})
@@ -95,8 +96,8 @@ class SlowWeights(Step):
         self.k = k
         self.alpha = alpha
         self._slow = frozen_copy(model)
-        self._pairs = list(self._slow.parameters()), list(model.parameters())
-        self._buffers = list(self._slow.buffers()), list(model.buffers())
+        self._pairs: Pairs = list(self._slow.parameters()), list(model.parameters())
+        self._buffers: Pairs = list(self._slow.buffers()), list(model.buffers())
 
     @torch.no_grad()
     def after_step(self, steps: int) -> None:
