@@ -116,7 +116,8 @@ def test_averaging_does_not_change_what_is_trained() -> None:
 
 def test_validation_judges_the_average_and_before_its_start_the_network() -> None:
     class Judge(pl.Callback):
-        seen: list[tuple[float, float, bool]] = []
+        def __init__(self) -> None:
+            self.seen: list[tuple[float, float, bool]] = []
 
         def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
             assert isinstance(module, Classifier)

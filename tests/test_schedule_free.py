@@ -56,7 +56,7 @@ def test_it_is_the_librarys_loop(case: Any, network: Any, warmup: int) -> None:
     torch.testing.assert_close(judged[0], weights(plain), rtol=0, atol=1e-12)
     assert (weights(module.model) - judged[0]).abs().max() > 1e-4
     rates = [row["lr"] for _, row in rows if "lr" in row]
-    assert rates[:2] == ([case.lr, case.lr] if warmup == 0 else [case.lr / 7, case.lr * 2 / 7])
+    assert rates[:2] == ([case.lr, case.lr] if warmup == 0 else [case.lr * (1 / 7), case.lr * (2 / 7)])
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
@@ -97,7 +97,7 @@ def test_when_it_is_validated_changes_no_bit(case: Any) -> None:
 
 
 def test_sam_works_with_it() -> None:
-    module, rows = fit(mlp(), SGD, 100, wrapper=choice("wrapper", "sam"))
+    module, _ = fit(mlp(), SGD, 100, wrapper=choice("wrapper", "sam"))
     assert module.last_val["val/accuracy"] > 0.8
 
 

@@ -48,6 +48,7 @@ def test_it_is_timms_own(opt: str, options: dict[str, Any]) -> None:
     assert torch.equal(weights(module.model), weights(plain))
 
 
+@pytest.mark.filterwarnings("ignore:.*opt_einsum")
 @pytest.mark.parametrize("opt", USABLE)
 def test_every_one_of_them_trains_in_groups(opt: str) -> None:
     chosen = timm(opt, 1e-3, 0.01)

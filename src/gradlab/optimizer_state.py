@@ -12,8 +12,9 @@ Tensors = dict[str, torch.Tensor]
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
     """The state in two parts. Parameters are counted through the groups, from 0.
 
-    Tensors are called ``<parameter>.<name>``; the rest is ``numbers`` by the same names, and ``param_groups``. What JSON
-    cannot hold in a group (such as a dtype) follows from the configuration and is left out.
+    Tensors are called ``<parameter>.<name>``, those in a group ``group.<group>.<name>``; the rest is ``numbers`` by the
+    same names, and ``param_groups``. What JSON cannot hold in a group (such as a dtype) follows from the configuration and
+    is left out.
     """
     whole = optimizer.state_dict()
     tensors: Tensors = {}
@@ -22,6 +23,9 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str
         for name, value in values.items():
             _take(value, f"{index}.{name}", tensors, numbers)
     groups = [{key: value for key, value in group.items() if _plain(value)} for group in whole["param_groups"]]
+    for position, group in enumerate(whole["param_groups"]):
+        own = {key: value for key, value in group.items() if isinstance(value, torch.Tensor)}
+        tensors |= {f"group.{position}.{key}": value for key, value in own.items()}
     return tensors, {"numbers": numbers, "param_groups": groups}
 
 
@@ -31,10 +35,16 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Tensors, sta
     Raises:
         CheckpointError: it has other parameter groups.
     """
-    groups = optimizer.state_dict()["param_groups"]
+    groups: list[dict[str, Any]] = optimizer.state_dict()["param_groups"]
     saved = state["param_groups"]
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in saved]:
         raise CheckpointError("The checkpoint's optimizer has other parameter groups than this configuration makes.")
+    # Opened from a file they lie anywhere in it, and sums over them may round as memory is aligned.
+    tensors = {path: tensor.clone() for path, tensor in tensors.items()}
+    groups = [{**group, **told} for group, told in zip(groups, saved, strict=True)]
+    for path in [path for path in tensors if path.startswith("group.")]:
+        _, number, key = path.split(".")
+        groups[int(number)][key] = tensors.pop(path)
     values: dict[int, dict[str, Any]] = {}
     for path, value in [*tensors.items(), *state["numbers"].items()]:
         index, name, *position = path.split(".")
@@ -44,9 +54,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Tensors, sta
         else:
             own[name] = value
     # torch moves the state to the parameters' device, and floats to their dtype; the latter would change bits.
-    optimizer.load_state_dict(
-        {"state": values, "param_groups": [{**group, **told} for group, told in zip(groups, saved, strict=True)]}
-    )
+    optimizer.load_state_dict({"state": values, "param_groups": groups})
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for path, tensor in tensors.items():
         index, name, *position = path.split(".")
