@@ -80,7 +80,8 @@ class Checkpointer(pl.Callback):
     """Keeps the best network by validation, and writes checkpoints in time and at the end.
 
     ``best`` holds the network of the highest validation accuracy (of equal ones, the lowest loss; then the earliest),
-    ``last`` the network, the optimizer's state and the position where the run stands.
+    ``last`` all that the training goes on from: the network in training as ``model.…``, the optimizer's state, and where
+    another network is judged (an average, slow weights) that as ``averaging.…`` or ``wrapper.…``.
 
     Args:
         folder: where the checkpoints go.
@@ -105,7 +106,7 @@ class Checkpointer(pl.Callback):
         if not self.best or _rank(module.last_val) > _rank(self.best):
             self.best, self.best_step = dict(module.last_val), module.steps_done
             # A copy on the device is cheap; the disk waits until a checkpoint is due.
-            self._best_tensors = {name: tensor.clone() for name, tensor in module.model.state_dict().items()}
+            self._best_tensors = {name: tensor.clone() for name, tensor in module.judged.state_dict().items()}
             self._best_on_disk = False
 
     def on_train_batch_end(
@@ -138,33 +139,17 @@ class Checkpointer(pl.Callback):
         self._written = time.monotonic()
 
     def _write_last(self, module: Classifier) -> None:
-        optimizer = module.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        tensors, optimizer_state = _optimizer_tensors(optimizer)
-        tensors |= {f"model.{name}": tensor for name, tensor in module.model.state_dict().items()}
+        tensors, state = module.training_state()
         position = {"step": module.steps_done, "best": self.best, "best_step": self.best_step}
-        save_checkpoint(self.folder / "last", tensors, {**self.about, **position, "optimizer": optimizer_state})
+        save_checkpoint(self.folder / "last", tensors, {**self.about, **position, **state})
 
     def restore_best(self, module: Classifier) -> None:
-        """Put the best network into ``module``; there is one after any validation with a finite loss."""
-        module.model.load_state_dict(self._best_tensors)
+        """Make the best network that of ``module``; there is one after any validation with a finite loss."""
+        module.adopt(self._best_tensors)
 
 
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:
     return metrics["val/accuracy"], -metrics["val/loss"]
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """An optimizer's state in two parts: tensors for safetensors, plain numbers for JSON."""
-    state = optimizer.state_dict()
-    tensors, numbers = {}, {}
-    for index, values in state["state"].items():
-        for name, value in values.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"optimizer.{index}.{name}"] = value
-            else:
-                numbers[f"{index}.{name}"] = value
-    return tensors, {"numbers": numbers, "param_groups": state["param_groups"]}
 
 
 def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from gradlab.averaging import AVERAGING, Averaging
 from gradlab.data.datasets import DATASETS, Dataset
 from gradlab.data.datasets.base import batch_examples
 from gradlab.data.spec import DataSpec
@@ -25,9 +26,13 @@ from gradlab.initializers import INITIALIZERS, Initializer
 from gradlab.losses import LOSSES, Loss
 from gradlab.models import MODELS, Model
 from gradlab.optimizers import OPTIMIZERS, Optimizer
+from gradlab.optimizers.schedule_free import ScheduleFree
+from gradlab.optimizers.timm import Timm
+from gradlab.param_groups import PARAM_GROUPS, ParamGroups
 from gradlab.registry import Registry
 from gradlab.schedules import SCHEDULES, Schedule
 from gradlab.settings import TRACKING, TRAINERS, Tracking, Trainer, without_secret
+from gradlab.wrappers import WRAPPERS, Wrapper
 
 AXES: dict[str, Registry[Any]] = {
     "data": DATASETS,
@@ -35,7 +40,10 @@ AXES: dict[str, Registry[Any]] = {
     "init": INITIALIZERS,
     "loss": LOSSES,
     "optimizer": OPTIMIZERS,
+    "param_groups": PARAM_GROUPS,
+    "wrapper": WRAPPERS,
     "schedule": SCHEDULES,
+    "averaging": AVERAGING,
     "trainer": TRAINERS,
     "tracking": TRACKING,
 }
@@ -56,7 +64,10 @@ class Config:
     init: Initializer
     loss: Loss
     optimizer: Optimizer
+    param_groups: ParamGroups
+    wrapper: Wrapper
     schedule: Schedule
+    averaging: Averaging
     trainer: Trainer
     tracking: Tracking
     seed: int
@@ -83,7 +94,12 @@ class Config:
         if self.run_name is not None:
             return self.run_name
         model = getattr(self.model, "arch", self.model.name)
-        return f"{self.optimizer.name} lr={self.optimizer.lr:.6g} {model} {self.data.name} seed={self.seed}"
+        return f"{self.optimizer_name} lr={self.optimizer.lr:.6g} {model} {self.data.name} seed={self.seed}"
+
+    @property
+    def optimizer_name(self) -> str:
+        """``adamw``; of timm's optimizers ``timm adan``."""
+        return f"timm {self.optimizer.opt}" if isinstance(self.optimizer, Timm) else self.optimizer.name
 
 
 @dataclass(frozen=True)
@@ -256,6 +272,7 @@ _TYPE_WORDS = {
     "list[int]": "a list of whole numbers",
     "list[float]": "a list of numbers",
     "list[str]": "a list of texts",
+    "dict[str, Any]": "names with their values, as {eps: 1e-6}",
 }
 
 
@@ -263,7 +280,7 @@ def _wanted_type(entry: type[Any], full_key: str) -> str:
     """The type of a field, or of an entry of the list in it, in words."""
     name = re.split(r"[.\[]", full_key)[0]
     annotation = next((item.type for item in fields(entry) if item.name == name), str)
-    text = annotation.__name__ if annotation in (int, float, bool, str) else str(annotation)
+    text = annotation.__name__ if annotation in (int, float, bool, str) else str(annotation).replace("typing.", "")
     if "[" in full_key:
         text = text.removeprefix("list[").removesuffix("]")
     return " or ".join(_TYPE_WORDS.get(part.strip(), part.strip()) for part in text.split("|"))
@@ -301,11 +318,22 @@ def _check_together(config: Config, origin: Origin) -> None:
     """What no choice can know alone: files that must be there, images that a model takes, lengths that fit the run."""
     config.trainer.check()
     config.model.check(config.spec)
-    try:
-        config.schedule.check(config.horizon)
-    except FieldError as error:
-        key = f"schedule.{error.field}"
-        raise ConfigError(f"{key} {error.message} (set {origin.of(key)}).") from error
+    config.param_groups.check(config.optimizer)
+    if isinstance(config.optimizer, ScheduleFree):
+        config.optimizer.check(config.schedule.name, config.wrapper.name, config.averaging.name)
+    if isinstance(config.optimizer, Timm):
+        config.optimizer.check()
+    for axis, choice in (("schedule", config.schedule), ("averaging", config.averaging)):
+        try:
+            choice.check(config.horizon)
+        except FieldError as error:
+            key = f"{axis}.{error.field}"
+            raise ConfigError(f"{key} {error.message} (set {origin.of(key)}).") from error
+    if config.trainer.accumulate > config.batch_examples:
+        raise ConfigError(
+            f"trainer.accumulate={config.trainer.accumulate} cuts a batch of {config.batch_examples} images into more parts "
+            f"than it has (set {origin.of('trainer.accumulate')}). Choose a smaller one, or a larger data.batch_size."
+        )
     there = Path(config.output_dir).expanduser().absolute()
     try:
         while not there.exists():

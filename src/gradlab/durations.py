@@ -21,6 +21,8 @@ _UNITS = {
     "epochs": "epochs",
     "minute": "minutes",
     "minutes": "minutes",
+    "validation": "validations",
+    "validations": "validations",
 }
 UNITS_OF_A_RUN = ("steps", "epochs", "percent")
 
@@ -39,7 +41,7 @@ class Horizon:
 
 @dataclass(frozen=True)
 class Duration:
-    """A length: ``number`` ≥ 0 of ``unit``, which is steps, epochs, percent (of the run) or minutes."""
+    """A length: ``number`` ≥ 0 of ``unit``, which is steps, epochs, percent (of the run), minutes or validations."""
 
     number: float
     unit: str
@@ -51,8 +53,8 @@ class Duration:
 
     def exact_steps(self, horizon: Horizon) -> float:
         """This length in optimizer steps and their fractions."""
-        if self.unit == "minutes":
-            raise ValueError("minutes have no length in steps")
+        if self.unit in ("minutes", "validations"):
+            raise ValueError(f"{self.unit} have no length in steps")
         scale = {"steps": 1.0, "epochs": horizon.steps_per_epoch, "percent": horizon.total_steps / 100}[self.unit]
         return self.number * scale
 
@@ -87,7 +89,7 @@ def parse_duration(text: str, units: tuple[str, ...] = UNITS_OF_A_RUN) -> Durati
 
 def _examples(number: float | None, units: tuple[str, ...]) -> str:
     """How a length is written, with the number that was meant."""
-    usual = {"steps": 500, "epochs": 2, "minutes": 10}
+    usual = {"steps": 500, "epochs": 2, "minutes": 10, "validations": 5}
     written = [f"'{usual[unit] if number is None else number:g} {unit}'" for unit in units if unit != "percent"]
     if "percent" in units:
         written.append("'5%'")

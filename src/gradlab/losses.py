@@ -21,6 +21,9 @@ class Loss(Protocol):
     def of(self, logits: "torch.Tensor", batch: "Batch", class_weights: "torch.Tensor | None") -> "torch.Tensor":
         """The mean loss of a mini-batch, a scalar; ``logits`` are [batch, classes], ``class_weights`` [classes]."""
 
+    def weight(self, batch: "Batch", class_weights: "torch.Tensor | None") -> "torch.Tensor | int":
+        """What that mean divides by: the means of a batch's parts add up to the batch's by the shares of their weights."""
+
 
 LOSSES: Registry[Loss] = Registry("loss")
 
@@ -51,7 +54,11 @@ class CrossEntropy:
             for labels in (batch.labels, batch.others)
         )
         total = (batch.share * first + (1 - batch.share) * second).sum()
+        return total / self.weight(batch, class_weights)
+
+    def weight(self, batch: "Batch", class_weights: "torch.Tensor | None") -> "torch.Tensor | int":
         if class_weights is None:
-            return total / len(batch.labels)
-        weights = batch.share * class_weights[batch.labels] + (1 - batch.share) * class_weights[batch.others]
-        return total / weights.sum()
+            return len(batch.labels)
+        if batch.others is None or batch.share is None:
+            return class_weights[batch.labels].sum()
+        return (batch.share * class_weights[batch.labels] + (1 - batch.share) * class_weights[batch.others]).sum()

@@ -22,6 +22,7 @@ from gradlab.config import Config
 from gradlab.errors import ConfigError, GradlabError
 from gradlab.interruption import Interrupted, Interruption
 from gradlab.models.trial import last_batch, try_network
+from gradlab.optimizers.timm import Timm
 from gradlab.settings import MLflow
 from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import Journal
@@ -58,12 +59,14 @@ def run(config: Config, command: list[str]) -> Outcome:
     """Train, test and record one run. ``command`` is the command line, for the record.
 
     Raises:
-        ConfigError: CUDA was asked for and does not work; no folder is made.
+        ConfigError: CUDA was asked for and does not work, or timm refuses its optimizer; no folder is made.
         GradlabError: something outside the code failed, such as a damaged data file; the run is FAILED in its journal.
     """
     began = time.perf_counter()
     if config.trainer.name == "cuda":
         _require_cuda()
+    if isinstance(config.optimizer, Timm):
+        config.optimizer.check_in_timm()
     _try_network(config)
 
     with Interruption() as interruption:
@@ -198,7 +201,8 @@ def prepare(config: Config, splits: "Splits", journal: Journal, interruption: In
     if isinstance(model, StartsFromImages):
         model.start_from_images(sample_images(splits, data.normalization, PREPARATION_IMAGES))
     calls = trace(model, config.spec.image_shape)
-    threads = config.trainer.cpu_threads(config.batch_examples * calls[0].multiply_adds)
+    pass_examples = -(-config.batch_examples // config.trainer.accumulate)
+    threads = config.trainer.cpu_threads(pass_examples * calls[0].multiply_adds)
     torch.set_num_threads(threads)
     if any(parameter.dim() == 4 for parameter in model.parameters()):
         model = model.to(memory_format=torch.channels_last)
@@ -210,6 +214,12 @@ def prepare(config: Config, splits: "Splits", journal: Journal, interruption: In
         config.horizon,
         journal,
         log_steps=config.trainer.steps("log_every", config.horizon),
+        param_groups=config.param_groups,
+        wrapper=config.wrapper,
+        averaging=config.averaging,
+        clip_norm=config.trainer.clip_norm,
+        clip_value=config.trainer.clip_value,
+        accumulate=config.trainer.accumulate,
         interruption=interruption,
     )
     return Prepared(classifier, data, threads, calls)
@@ -394,10 +404,16 @@ def _headline(config: Config, splits: "Splits", classifier: "Classifier", device
     """One line for what runs, and one for on what."""
     from gradlab.models.size import parameter_count
 
+    usual = ("uniform", "none")
     choices = " · ".join(
         [
             f"{config.model.name} ({parameter_count(classifier.model):,} parameters)",
-            f"{config.optimizer.name} lr={config.optimizer.lr:.6g}",
+            f"{config.optimizer_name} lr={config.optimizer.lr:.6g}",
+            *(
+                choice.name
+                for choice in (config.param_groups, config.wrapper, config.averaging)
+                if choice.name not in usual
+            ),
             f"{config.schedule.name} schedule",
             f"{config.init.name} init",
             f"seed {config.seed}",

@@ -30,6 +30,11 @@ class Trainer:
     checkpoint_every: rhythm of checkpoints, in minutes; one is written at the end in any case. 0 for only that one.
     threads: CPU threads of torch, from 1 to the cores there are; or null for what the work of a step can use, at most the cores there are.
     deterministic: refuse operations whose result may differ between two runs on one GPU.
+    clip_norm: gradients whose norm, over all parameters, is larger are scaled down to it, > 0; or null. The norm of every
+        step before that is then a metric, ``train/gradient_norm``.
+    clip_value: every entry of the gradients is brought into ±clip_value, > 0; or null.
+    accumulate: parts into which a batch is cut, ≥ 1, whose gradients are added up before the step: the step of the whole
+        batch, up to rounding and BatchNorm's statistics, in that share of the memory.
     """
 
     name: str
@@ -41,6 +46,9 @@ class Trainer:
     checkpoint_every: str
     threads: int | None
     deterministic: bool
+    clip_norm: float | None
+    clip_value: float | None
+    accumulate: int
 
     def __post_init__(self) -> None:
         check_option(self, "precision", ["fp32", "bf16", "fp64"])
@@ -59,6 +67,15 @@ class Trainer:
             if duration_of(self, field).number == 0:
                 raise FieldError(field, "must be above 0")
         duration_of(self, "checkpoint_every", units=("minutes",))
+        for field in ("clip_norm", "clip_value"):
+            if getattr(self, field) is not None:
+                check_number(self, field, above=0)
+        if self.clip_norm is not None and self.clip_value is not None:
+            raise FieldError(
+                "clip_value",
+                f"and trainer.clip_norm are both given, {self.clip_value:g} and {self.clip_norm:g}. Set one to null",
+            )
+        check_number(self, "accumulate", at_least=1)
 
     def horizon(self, train_examples: int, batch_examples: int) -> Horizon:
         """The length of a run over ``train_examples`` images in batches of ``batch_examples``."""

@@ -14,6 +14,7 @@ from rich.table import Table
 from gradlab.config import AXES, Config, Origin, build_config
 from gradlab.entry import CONFIGS, explain
 from gradlab.errors import ConfigError, GradlabError
+from gradlab.schedules.plateau import Plateau
 
 BLUE = "#1f4e79"
 MOST_POINTS = 5000  # more than a figure has pixels
@@ -23,10 +24,15 @@ def show_schedule(overrides: list[str], into: Path | None) -> int:
     """Print a table of the learning rate and draw it into ``into``, or ``<schedule>_schedule.png``; returns 0.
 
     Raises:
-        ConfigError: the configuration is wrong.
+        ConfigError: the configuration is wrong, or its schedule watches validation.
         GradlabError: the figure cannot be written.
     """
     config = compose(overrides)
+    if isinstance(config.schedule, Plateau):
+        raise ConfigError(
+            "schedule=plateau follows validation, so its learning rate is not known before the training. A run draws it "
+            "in plots/learning_rate.png, and its metric is lr."
+        )
     into = into or Path(f"{config.schedule.name}_schedule.png")
     try:
         figure(config).savefig(into, format="png", dpi=110)

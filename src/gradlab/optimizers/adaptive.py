@@ -1,6 +1,5 @@
 """Steps over the root of squared gradients, without Adam's first moment: AdaGrad, RMSprop and ADADELTA."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +8,8 @@ from gradlab.optimizers.base import OPTIMIZERS
 
 if TYPE_CHECKING:
     import torch
+
+    from gradlab.optimizers.base import Params
 
 
 @OPTIMIZERS.register("adagrad")
@@ -34,7 +35,7 @@ class Adagrad:
         check_number(self, "eps", above=0)
         check_number(self, "weight_decay", at_least=0)
 
-    def build(self, params: "Iterable[tuple[str, torch.nn.Parameter]]") -> "torch.optim.Optimizer":
+    def build(self, params: "Params") -> "torch.optim.Optimizer":
         import torch
 
         return torch.optim.Adagrad(
@@ -78,7 +79,7 @@ class RMSprop:
         check_number(self, "momentum", at_least=0, below=1)
         check_number(self, "weight_decay", at_least=0)
 
-    def build(self, params: "Iterable[tuple[str, torch.nn.Parameter]]") -> "torch.optim.Optimizer":
+    def build(self, params: "Params") -> "torch.optim.Optimizer":
         import torch
 
         return torch.optim.RMSprop(
@@ -118,7 +119,7 @@ class Adadelta:
         check_number(self, "eps", above=0)
         check_number(self, "weight_decay", at_least=0)
 
-    def build(self, params: "Iterable[tuple[str, torch.nn.Parameter]]") -> "torch.optim.Optimizer":
+    def build(self, params: "Params") -> "torch.optim.Optimizer":
         import torch
 
         return torch.optim.Adadelta(

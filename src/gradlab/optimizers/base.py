@@ -1,12 +1,14 @@
 """What every optimizer has, and their registry."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gradlab.registry import Registry
 
 if TYPE_CHECKING:
     import torch
+
+    Params = Iterable[tuple[str, torch.nn.Parameter]] | Iterable[dict[str, Any]]
 
 
 class Optimizer(Protocol):
@@ -18,10 +20,11 @@ class Optimizer(Protocol):
     @property
     def lr(self) -> float: ...
 
-    def build(self, params: "Iterable[tuple[str, torch.nn.Parameter]]") -> "torch.optim.Optimizer":
-        """The torch optimizer over ``params``, a model's ``named_parameters()``, which torch's own take as they are.
+    def build(self, params: "Params") -> "torch.optim.Optimizer":
+        """The torch optimizer over ``params``: pairs of name and parameter, or torch's groups, whose ``params`` are such pairs.
 
-        Every parameter group has its base learning rate as its ``lr``; training multiplies it by the schedule's factor.
+        torch's own optimizers take both as they are. Every parameter group has its base learning rate as its ``lr``;
+        training multiplies it by the schedule's factor. Other keys of a group must be kept: ``param_groups`` uses them.
         """
 
 

@@ -1,6 +1,5 @@
 """Gradient descent, plain and with momentum."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +8,8 @@ from gradlab.optimizers.base import OPTIMIZERS
 
 if TYPE_CHECKING:
     import torch
+
+    from gradlab.optimizers.base import Params
 
 
 @OPTIMIZERS.register("sgd")
@@ -28,7 +29,7 @@ class SGD:
         check_number(self, "lr", above=0)
         check_number(self, "weight_decay", at_least=0)
 
-    def build(self, params: "Iterable[tuple[str, torch.nn.Parameter]]") -> "torch.optim.Optimizer":
+    def build(self, params: "Params") -> "torch.optim.Optimizer":
         import torch
 
         return torch.optim.SGD(params, lr=self.lr, weight_decay=self.weight_decay, fused=True)
@@ -61,7 +62,7 @@ class Momentum:
         check_number(self, "dampening", at_least=0, below=1)
         check_number(self, "weight_decay", at_least=0)
 
-    def build(self, params: "Iterable[tuple[str, torch.nn.Parameter]]") -> "torch.optim.Optimizer":
+    def build(self, params: "Params") -> "torch.optim.Optimizer":
         import torch
 
         optimizer = torch.optim.SGD(
@@ -102,7 +103,7 @@ class Nesterov:
         check_number(self, "momentum", above=0, below=1)
         check_number(self, "weight_decay", at_least=0)
 
-    def build(self, params: "Iterable[tuple[str, torch.nn.Parameter]]") -> "torch.optim.Optimizer":
+    def build(self, params: "Params") -> "torch.optim.Optimizer":
         import torch
 
         return torch.optim.SGD(

@@ -1,6 +1,5 @@
 """Muon: momentum whose matrices are orthogonalised, with an AdamW for everything that is no hidden matrix."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,8 @@ from gradlab.optimizers.base import OPTIMIZERS
 
 if TYPE_CHECKING:
     import torch
+
+    from gradlab.optimizers.base import Params
 
 
 @OPTIMIZERS.register("muon")
@@ -58,29 +59,32 @@ class Muon:
         check_number(self, "adamw_eps", above=0)
         check_number(self, "adamw_weight_decay", at_least=0)
 
-    def build(self, params: "Iterable[tuple[str, torch.nn.Parameter]]") -> "torch.optim.Optimizer":
+    def build(self, params: "Params") -> "torch.optim.Optimizer":
         from gradlab.optimizers.updates.muon import Muon
 
-        named = list(params)
-        hidden = hidden_matrices(named)
-        groups: list[dict[str, Any]] = [
-            {
-                "params": [pair for pair in named if pair[0] in hidden],
-                "lr": self.lr,
-                "momentum": self.momentum,
-                "nesterov": self.nesterov,
-                "ns_steps": self.ns_steps,
-                "weight_decay": self.weight_decay,
-            },
-            {
-                "params": [pair for pair in named if pair[0] not in hidden],
-                "lr": self.adamw_lr,
-                "betas": (self.adamw_betas[0], self.adamw_betas[1]),
-                "eps": self.adamw_eps,
-                "weight_decay": self.adamw_weight_decay,
-            },
+        given: list[Any] = list(params)
+        groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+        groups = [{**group, "params": list(group["params"])} for group in groups]
+        hidden = hidden_matrices([pair for group in groups for pair in group["params"]])
+        muon = {
+            "lr": self.lr,
+            "momentum": self.momentum,
+            "nesterov": self.nesterov,
+            "ns_steps": self.ns_steps,
+            "weight_decay": self.weight_decay,
+        }
+        adamw = {
+            "lr": self.adamw_lr,
+            "betas": (self.adamw_betas[0], self.adamw_betas[1]),
+            "eps": self.adamw_eps,
+            "weight_decay": self.adamw_weight_decay,
+        }
+        parts = [
+            {**group, **numbers, "params": [pair for pair in group["params"] if (pair[0] in hidden) is matrices]}
+            for group in groups
+            for matrices, numbers in ((True, muon), (False, adamw))
         ]
-        return Muon([group for group in groups if group["params"]])
+        return Muon([part for part in parts if part["params"]])
 
 
 def hidden_matrices(named: "list[tuple[str, torch.nn.Parameter]]") -> set[str]:

@@ -1,6 +1,5 @@
 """Steps whose length does not follow the gradient's: Lion's are signs, LAMB's as long as the weights allow."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +8,8 @@ from gradlab.optimizers.base import OPTIMIZERS
 
 if TYPE_CHECKING:
     import torch
+
+    from gradlab.optimizers.base import Params
 
 
 @OPTIMIZERS.register("lion")
@@ -34,7 +35,7 @@ class Lion:
         check_number(self, "betas", at_least=0, below=1)
         check_number(self, "weight_decay", at_least=0)
 
-    def build(self, params: "Iterable[tuple[str, torch.nn.Parameter]]") -> "torch.optim.Optimizer":
+    def build(self, params: "Params") -> "torch.optim.Optimizer":
         from gradlab.optimizers.updates.lion import Lion
 
         return Lion(params, lr=self.lr, betas=(self.betas[0], self.betas[1]), weight_decay=self.weight_decay)
@@ -67,7 +68,7 @@ class LAMB:
         check_number(self, "eps", above=0)
         check_number(self, "weight_decay", at_least=0)
 
-    def build(self, params: "Iterable[tuple[str, torch.nn.Parameter]]") -> "torch.optim.Optimizer":
+    def build(self, params: "Params") -> "torch.optim.Optimizer":
         from gradlab.optimizers.updates.lamb import LAMB
 
         return LAMB(

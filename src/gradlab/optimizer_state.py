@@ -1,0 +1,81 @@
+"""An optimizer's state as tensors for safetensors and plain values for JSON, and back, with the same bits."""
+
+from typing import Any
+
+import torch
+
+from gradlab.errors import CheckpointError
+
+Tensors = dict[str, torch.Tensor]
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
+    """The state in two parts. Parameters are counted through the groups, from 0.
+
+    Tensors are called ``<parameter>.<name>``, those in a group ``group.<group>.<name>``; the rest is ``numbers`` by the
+    same names, and ``param_groups``. What JSON cannot hold in a group (such as a dtype) follows from the configuration and
+    is left out.
+    """
+    whole = optimizer.state_dict()
+    tensors: Tensors = {}
+    numbers: dict[str, Any] = {}
+    for index, values in whole["state"].items():
+        for name, value in values.items():
+            _take(value, f"{index}.{name}", tensors, numbers)
+    groups = [{key: value for key, value in group.items() if _plain(value)} for group in whole["param_groups"]]
+    for position, group in enumerate(whole["param_groups"]):
+        own = {key: value for key, value in group.items() if isinstance(value, torch.Tensor)}
+        tensors |= {f"group.{position}.{key}": value for key, value in own.items()}
+    return tensors, {"numbers": numbers, "param_groups": groups}
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Tensors, state: dict[str, Any]) -> None:
+    """Put what ``optimizer_state`` gave into an optimizer built from the same configuration over the same network.
+
+    Raises:
+        CheckpointError: it has other parameter groups.
+    """
+    groups: list[dict[str, Any]] = optimizer.state_dict()["param_groups"]
+    saved = state["param_groups"]
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in saved]:
+        raise CheckpointError("The checkpoint's optimizer has other parameter groups than this configuration makes.")
+    # Opened from a file they lie anywhere in it, and sums over them may round as memory is aligned.
+    tensors = {path: tensor.clone() for path, tensor in tensors.items()}
+    groups = [{**group, **told} for group, told in zip(groups, saved, strict=True)]
+    for path in [path for path in tensors if path.startswith("group.")]:
+        _, number, key = path.split(".")
+        groups[int(number)][key] = tensors.pop(path)
+    values: dict[int, dict[str, Any]] = {}
+    for path, value in [*tensors.items(), *state["numbers"].items()]:
+        index, name, *position = path.split(".")
+        own = values.setdefault(int(index), {})
+        if position:  # an entry of a list
+            own.setdefault(name, []).append(value)
+        else:
+            own[name] = value
+    # torch moves the state to the parameters' device, and floats to their dtype; the latter would change bits.
+    optimizer.load_state_dict({"state": values, "param_groups": groups})
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for path, tensor in tensors.items():
+        index, name, *position = path.split(".")
+        holder, key = optimizer.state[parameters[int(index)]], name
+        if position:
+            holder, key = holder[name], int(position[0])  # type: ignore[assignment]
+        if holder[key].dtype != tensor.dtype:
+            holder[key] = tensor.to(holder[key].device)
+
+
+def _take(value: Any, path: str, tensors: Tensors, numbers: dict[str, Any]) -> None:
+    if isinstance(value, torch.Tensor):
+        tensors[path] = value
+    elif isinstance(value, list | tuple) and any(isinstance(entry, torch.Tensor) for entry in value):
+        for position, entry in enumerate(value):
+            tensors[f"{path}.{position}"] = entry
+    elif _plain(value):
+        numbers[path] = value
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_plain(entry) for entry in value)
+    return value is None or isinstance(value, bool | int | float | str)
