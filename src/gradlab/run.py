@@ -188,6 +188,7 @@ def prepare(config: Config, splits: "Splits", journal: Journal, interruption: In
         horizon=config.horizon,
         round_steps=config.trainer.steps("validate_every", config.horizon),
         dtype=torch.float64 if config.trainer.precision == "fp64" else torch.float32,
+        augmentations=config.augment,
     )
     return Prepared(classifier, data, threads)
 

@@ -44,19 +44,21 @@ def hue(images: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     red, green, blue = images.unbind(1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    safe = torch.where(chroma == 0, 1.0, chroma)
-    # In sixths of the circle: 0 red, 2 green, 4 blue.
-    place = torch.where(
-        value == red,
-        (green - blue) / safe,
-        torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
-    )
-    place = place + 6 * turn.to(images.dtype)[:, None, None]
+    # In sixths of the circle: 0 red, 2 green, 4 blue; any place for grey. Products with 0 and 1 are ten times as fast on a
+    # CPU as ``where``.
+    reddest = value == red
+    greenest = (value == green) & ~reddest
+    bluest = ~(reddest | greenest)
+    place = (green - blue).mul_(reddest)
+    place.addcmul_(blue - red + 2 * chroma, greenest.to(images.dtype))
+    place.addcmul_(red - green + 4 * chroma, bluest.to(images.dtype))
+    place = place.div_(chroma.clamp(min=1e-6)).add_(6 * turn.to(images.dtype)[:, None, None])
     # A channel falls from the value by the chroma where the hue is far from its own colour.
     channels = []
     for own in (5.0, 3.0, 1.0):
-        distance = (place + own).remainder(6)
-        channels.append(value - chroma * torch.minimum(distance, 4 - distance).clamp_(0, 1))
+        distance = place + own
+        distance.sub_((distance / 6).floor_().mul_(6))
+        channels.append(value - torch.minimum(distance, 4 - distance).clamp_(0, 1).mul_(chroma))
     return torch.stack(channels, 1)
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gradlab.data.augment.operations.boxes import inside
+from gradlab.data.augment.operations.boxes import inside, replaced
 from gradlab.data.draws import below
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def beta(alpha: float, uniforms: torch.Tensor) -> torch.Tensor:
 def blended(batch: "Batch", partner: torch.Tensor, share: torch.Tensor) -> "Batch":
     """``share`` of each image and the rest of its partner; ``share`` is float [batch], in the dtype of the result."""
     images = batch.images.to(share.dtype)
-    weight = share[:, None, None, None]
-    return _labelled(batch._replace(images=images * weight + images[partner] * (1 - weight)), partner, share)
+    mixed = images.index_select(0, partner).lerp_(images, share[:, None, None, None])
+    return _labelled(batch._replace(images=mixed), partner, share)
 
 
 def patched(
@@ -58,8 +58,8 @@ def patched(
     row, column = below(height, down), below(width, right)
     tall, wide = (half * height).long(), (half * width).long()
     box = inside(row - tall, column - wide, row + tall, column + wide, height, width)
-    images = torch.where(box, batch.images[partner], batch.images)
-    remaining = 1 - box.to(dtype).mean((1, 2, 3))
+    images = replaced(batch.images, box, batch.images.index_select(0, partner))
+    remaining = 1 - box.sum((1, 2, 3)).to(dtype) / (height * width)
     return _labelled(batch._replace(images=images), partner, remaining)
 
 
