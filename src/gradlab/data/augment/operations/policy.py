@@ -71,11 +71,16 @@ def _matrices(images: torch.Tensor, of: dict[str, torch.Tensor], signed: torch.T
     return torch.stack([across, along], -2)
 
 
+def _waits(images: torch.Tensor) -> bool:
+    """Whether Python would have to wait for the device to learn how many images are chosen."""
+    return images.device.type != "cpu"
+
+
 def _only(
     chosen: torch.Tensor, function: Callable[..., torch.Tensor], images: torch.Tensor, *numbers: torch.Tensor | str
 ) -> torch.Tensor:
     """``function`` applied to the chosen images. A CPU calculates those alone; a GPU all, as it would wait to count them."""
-    if images.is_cuda:
+    if _waits(images):
         return torch.where(chosen[:, None, None, None], function(images, *numbers), images)
     rows = chosen.nonzero().squeeze(1)
     own = (number[rows] if isinstance(number, torch.Tensor) else number for number in numbers)
