@@ -124,6 +124,10 @@ def run(config: Config, command: list[str]) -> Outcome:
                 from gradlab.analysis.figures import draw_run
 
                 draw_run(folder, config.spec, splits, classifier)
+                if config.augment:
+                    from gradlab.analysis.augmented import draw_augmented
+
+                    draw_augmented(folder, config.spec, splits.train, prepared.data.augmenter("cpu"))
                 journal.artifact(folder.plots, "plots")
             if checkpointer.best:
                 journal.artifact(folder.checkpoints / "best", "checkpoints/best")

@@ -31,7 +31,7 @@ class Augmenter:
         augmentations: Sequence[Augmentation],
         seed: int,
         mean: torch.Tensor,
-        device: torch.device,
+        device: torch.device | str,
         dtype: torch.dtype,
     ) -> None:
         self.augmentations = tuple(augmentations)

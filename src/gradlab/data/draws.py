@@ -24,7 +24,7 @@ SECOND = _signed(0x94D049BB133111EB)
 BITS = 24  # of a float32's significand
 
 
-def keys(seed: int, stream: str, count: int, device: torch.device | None = None) -> torch.Tensor:
+def keys(seed: int, stream: str, count: int, device: torch.device | str | None = None) -> torch.Tensor:
     """Keys of ``count`` numbers of the stream called ``stream``, int64 [count], for a run with this seed."""
     name = zlib.crc32(stream.encode())
     return torch.tensor([derive(seed, "augment", name, number) for number in range(count)]).to(device, torch.int64)

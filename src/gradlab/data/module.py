@@ -56,7 +56,7 @@ class ImageData(pl.LightningDataModule):
                 self._sources[name] = DeviceImages(getattr(self.splits, name), device)
             self._preparation = Preparation(self.normalization, device, self.dtype, self.augmenter(device))
 
-    def augmenter(self, device: torch.device) -> Augmenter | None:
+    def augmenter(self, device: torch.device | str) -> Augmenter | None:
         """The run's augmentations, for images on ``device``; None where there are none."""
         if not self.augmentations:
             return None
