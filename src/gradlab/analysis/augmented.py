@@ -39,7 +39,7 @@ def augmented(train: Examples, classes: tuple[str, ...], augmenter: "Augmenter")
     mixed = epochs[0].share is not None
     rows, columns = len(firsts), EPOCHS + 1
     figure = Figure(figsize=(1.12 * columns + 0.8, (1.38 if mixed else 1.12) * rows + 0.7), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)  # type: ignore[union-attr]
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.06)  # type: ignore[union-attr]
     grid = figure.subplots(rows, columns, squeeze=False)
     for row, label in enumerate(labels.tolist()):
         _show(grid[row, 0], images[row].numpy())
@@ -68,11 +68,12 @@ def _show(axes: Axes, image: npt.NDArray[np.uint8]) -> None:
 
 
 def _shares(batch: Batch, row: int, classes: tuple[str, ...]) -> str:
-    """``3 70 % · 8 30 %``, or the class alone where nothing was mixed in; in two lines where names are long."""
+    """``3: 70 %, 8: 30 %``, or the class alone where nothing was mixed in; in two lines where names are long."""
     assert batch.others is not None
     assert batch.share is not None
     percent = round(100 * float(batch.share[row]))
     first, second = classes[int(batch.labels[row])], classes[int(batch.others[row])]
     if percent == 100:
         return first
-    return f"{first} {percent} %{' · ' if len(first + second) <= 6 else chr(10)}{second} {100 - percent} %"
+    between = ", " if len(first + second) <= 4 else "\n"
+    return f"{first}: {percent} %{between}{second}: {100 - percent} %"

@@ -2,7 +2,7 @@
 
 The other image is one of the same batch: the batch is brought into a random order, and each image is mixed with the next.
 What an image is mixed with so follows from (seed, epoch) and the images of its batch, not from their order in it. The label
-with the larger share comes first, so that the training accuracy counts answers with the image that is seen more of.
+with the larger share comes first, so that the training accuracy counts the answers that name the image seen more of.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,8 @@ class OfTheBatch:
 class Mixup(OfTheBatch):
     """Mixup: λ of one image and 1 − λ of another, λ ~ Beta(alpha, alpha) for each image (Zhang et al., 2018).
 
-    https://arxiv.org/abs/1710.09412
+    https://arxiv.org/abs/1710.09412. The larger of the two shares is the image's own: as each image is mixed into exactly one
+    other, every pair is as likely as if either could be, and each image is the larger part of one in every epoch.
 
     alpha: > 0; 1 makes every λ equally likely, less leaves most images nearly alone.
     probability: of an image to be mixed, in [0, 1].
@@ -50,10 +51,13 @@ class Mixup(OfTheBatch):
         """Any images, and points too: theirs is a convex combination."""
 
     def apply(self, batch: "Batch", scene: Scene) -> "Batch":
+        import torch
+
         from gradlab.data.augment.operations import mixing
 
         order, chance, number = scene.numbers
         share = mixing.beta(self.alpha, number).where(chance < self.probability, 1.0)
+        share = torch.maximum(share, 1 - share)
         return mixing.blended(batch, mixing.partners(order), share.to(scene.dtype))
 
 
