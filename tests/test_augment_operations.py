@@ -292,7 +292,9 @@ def test_an_operation_is_torchvisions(place: int, negative: bool, mode: str) -> 
             images.float(), torch.full((BATCH,), place), torch.full((BATCH,), level / 30),
             torch.full((BATCH,), negative), WIDE, mode,
         )  # fmt: skip
-        theirs = [torchvision_operation(image, policy.OPERATIONS[place], level / 30, negative, mode) for image in images]
+        theirs = [
+            torchvision_operation(image, policy.OPERATIONS[place], level / 30, negative, mode) for image in images
+        ]
         agree(ours, torch.stack(theirs), 2, 0.97)
 
 

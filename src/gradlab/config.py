@@ -140,7 +140,9 @@ def build_config(composed: DictConfig, origin: Origin | None = None) -> Config:
     imports = plain.pop("imports", None)
     _import_user_modules([] if imports is None else imports, origin)
     top_level = _top_level(plain, origin)
-    choices = {axis: _choice(axis, registry, plain.get(axis), origin) for axis, registry in AXES.items() if axis != LISTED}
+    choices = {
+        axis: _choice(axis, registry, plain.get(axis), origin) for axis, registry in AXES.items() if axis != LISTED
+    }
     choices[LISTED] = _choices(LISTED, AXES[LISTED], plain.get(LISTED), origin)
     config = Config(**choices, **top_level, composed=plain)
     _check_together(config, origin)

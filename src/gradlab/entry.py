@@ -151,7 +151,11 @@ def _unknown_key(key: str) -> str:
         name, _, rest = rest.partition(".")
         if name not in composed[axis]:
             chosen = [*map(str, composed[axis]), *([name] if name in AXES[axis] else [])]
-            hint = f" Choose it with {axis}=[{','.join(chosen)}]." if name in AXES[axis] else did_you_mean(name, AXES[axis])
+            hint = (
+                f" Choose it with {axis}=[{','.join(chosen)}]."
+                if name in AXES[axis]
+                else did_you_mean(name, AXES[axis])
+            )
             return f"{axis}.{name} is not chosen (set on the command line: {_typed(key)}).{hint}"
         part = composed[axis][name]
     if rest and isinstance(part, DictConfig):
