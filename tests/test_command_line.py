@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gradlab.config import AXES
+from gradlab.config import AXES, LISTED
 from processes import environment, gradlab, train
 
 MISTAKES = [
@@ -39,6 +39,11 @@ MISTAKES = [
     (["-m", "seed=0,1", "seed=2"], ["seed is given twice"]),
     (["trainer.threads=100000"], ["trainer.threads must be at most"]),
     (["tracking.uri=foo"], ["tracking.uri must be the address of an MLflow store"]),
+    (["augment=[crop,flpi]"], ["there is no augment 'flpi'", "Did you mean 'flip'?"]),
+    (["augment=[flip,crop,flip]"], ["augment: 'flip' is listed twice", "augment=[flip,crop,flip]"]),
+    (["augment=flip", "augment.crop.padding=2"], ["augment.crop is not chosen", "augment=[flip,crop]"]),
+    (["augment=[3]"], ["augment is chosen by a name or a list of names", "'augment=[3]'"]),
+    (["augment=null"], ["augment is chosen by a name or a list of names", "'augment=null'"]),
     (["output_dir=/dev/null/x"], ["output_dir=/dev/null/x", "is a file"]),
 ]
 
@@ -74,7 +79,7 @@ def test_help_lists_every_choice(tmp_path: Path) -> None:
     for axis, registry in AXES.items():
         listed = re.search(rf"^\s*{axis}: (.*)$", finished.out, re.MULTILINE)
         assert listed, finished.out
-        assert sorted(listed[1].split(", ")) == sorted(registry)
+        assert sorted(listed[1].split(", ")) == sorted([*registry, "none"] if axis == LISTED else registry)
     assert list(tmp_path.iterdir()) == []
 
 

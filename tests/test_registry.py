@@ -8,17 +8,25 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from gradlab.config import AXES
+from gradlab.config import AXES, LISTED
 from gradlab.errors import ConfigError
 from gradlab.registry import Registry
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-CHOICES = [(axis, file.stem) for axis in AXES for file in sorted((CONFIGS / axis).glob("*.yaml"))]
+
+
+def files(axis: str) -> list[str]:
+    """The choices of an axis that have a file. That of no augmentation chooses nothing."""
+    names = sorted(file.stem for file in (CONFIGS / axis).glob("*.yaml"))
+    return [name for name in names if (axis, name) != (LISTED, "none")]
+
+
+CHOICES = [(axis, choice) for axis in AXES for choice in files(axis)]
 
 
 @pytest.mark.parametrize("axis", AXES)
 def test_every_choice_has_a_file_and_every_file_a_choice(axis: str) -> None:
-    assert sorted(AXES[axis]) == sorted(file.stem for file in (CONFIGS / axis).glob("*.yaml"))
+    assert sorted(AXES[axis]) == files(axis)
     assert len(AXES[axis]) == len(list(AXES[axis])) > 0
 
 
@@ -36,6 +44,9 @@ def test_a_file_holds_its_name_and_the_fields_of_its_dataclass(
     axis: str, choice: str, compose: Callable[..., DictConfig]
 ) -> None:
     values = compose(f"{axis}={choice}")[axis]
+    if axis == LISTED:
+        assert list(values) == [choice]
+        values = values[choice]
     assert values.name == choice
     assert set(values) == {field.name for field in dataclasses.fields(AXES[axis][choice])}
 

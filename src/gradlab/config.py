@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from gradlab.averaging import AVERAGING, Averaging
+from gradlab.data.augment import AUGMENTATIONS, Augmentation
 from gradlab.data.datasets import DATASETS, Dataset
 from gradlab.data.datasets.base import batch_examples
 from gradlab.data.spec import DataSpec
@@ -39,6 +40,7 @@ AXES: dict[str, Registry[Any]] = {
     "model": MODELS,
     "init": INITIALIZERS,
     "loss": LOSSES,
+    "augment": AUGMENTATIONS,
     "optimizer": OPTIMIZERS,
     "param_groups": PARAM_GROUPS,
     "wrapper": WRAPPERS,
@@ -48,11 +50,15 @@ AXES: dict[str, Registry[Any]] = {
     "tracking": TRACKING,
 }
 
+LISTED = "augment"
+"""The one axis of which a list is chosen: `augment=[crop,flip]`. Its part of the configuration holds a part for each."""
+
 
 @dataclass(frozen=True)
 class Config:
     """One run, fully decided. ``composed`` is the resolved configuration as plain containers, for the record.
 
+    augment: in the order in which they are applied.
     seed: of everything random in the run but the validation split, ≥ 0.
     run_name: in MLflow; or null for one made of the choices.
     output_dir: where the run's folder is made.
@@ -63,6 +69,7 @@ class Config:
     model: Model
     init: Initializer
     loss: Loss
+    augment: tuple[Augmentation, ...]
     optimizer: Optimizer
     param_groups: ParamGroups
     wrapper: Wrapper
@@ -123,7 +130,7 @@ class Origin:
             if key == target or target.startswith(f"{key}.") or (above and not chose_a_file):
                 return f"on the command line: {without_secret(override)}"
         axis = key.split(".")[0]
-        choice = self.choices.get(axis)
+        choice = key.split(".")[1] if axis == LISTED and "." in key else self.choices.get(axis)
         return f"in configs/{axis}/{choice}.yaml" if "." in key and choice else "in configs/config.yaml"
 
 
@@ -150,7 +157,10 @@ def build_config(composed: DictConfig, origin: Origin | None = None) -> Config:
     imports = plain.pop("imports", None) or []
     _import_user_modules(imports, origin)
     top_level = _top_level(plain, origin)
-    choices = {axis: _choice(axis, registry, plain.get(axis), origin) for axis, registry in AXES.items()}
+    choices = {
+        axis: _choice(axis, registry, plain.get(axis), origin) for axis, registry in AXES.items() if axis != LISTED
+    }
+    choices[LISTED] = _choices(LISTED, AXES[LISTED], plain.get(LISTED), origin)
     # A run of somebody's own model says where that came from; others are recorded as if there were no such key.
     config = Config(**choices, **top_level, composed=plain | ({"imports": imports} if imports else {}))
     _check_together(config, origin)
@@ -228,16 +238,44 @@ def _top_level(plain: dict[str, Any], origin: Origin) -> dict[str, Any]:
     }
 
 
-def _choice(axis: str, registry: Registry[Any], values: Any, origin: Origin) -> Any:
-    """The dataclass of one axis, from its part of the configuration."""
+def _choices(axis: str, registry: Registry[Any], values: Any, origin: Origin) -> tuple[Any, ...]:
+    """The dataclasses of the axis of which a list is chosen, in the order of that list."""
+    for override in origin.overrides:
+        listed = re.fullmatch(r"\[(.*)\]", override.partition("=")[2].strip())
+        names = [name.strip() for name in listed[1].split(",")] if listed and override_key(override) == axis else []
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:  # Hydra takes it once without a word
+            raise ConfigError(f"{axis}: '{twice}' is listed twice (set on the command line: {override}). List it once.")
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{axis} must be a list of {', '.join(sorted(registry))}, as in {axis}=[{','.join(sorted(registry)[:2])}], and "
+            f"it is {values!r} (set {origin.of(axis)})."
+        )
+    chosen = []
+    for name, numbers in values.items():
+        path = f"{axis}.{name}"
+        if name in registry and isinstance(numbers, dict) and "name" not in numbers:
+            others = [other for other, own in values.items() if isinstance(own, dict) and "name" in own]
+            raise ConfigError(
+                f"{path} has numbers, and {name} is not among the chosen augmentations (set {origin.of(path)}). Choose it "
+                f"with {axis}=[{','.join([*others, name])}], or take its numbers away with '~{path}'."
+            )
+        chosen.append(_choice(path, registry, numbers, origin))
+    return tuple(chosen)
+
+
+def _choice(path: str, registry: Registry[Any], values: Any, origin: Origin) -> Any:
+    """The dataclass of one choice, from its part of the configuration, which is at ``path``."""
+    axis = registry.axis
     if not isinstance(values, dict) or not values.get("name"):
         raise ConfigError(
-            f"{axis} must be one of {', '.join(sorted(registry))}, and it is {values!r} (set {origin.of(axis)})."
+            f"{path} must be one of {', '.join(sorted(registry))}, and it is {values!r} (set {origin.of(path)})."
         )
     name = values["name"]
     if not isinstance(name, str) or name not in registry:
         raise ConfigError(
-            f"{axis}.name: there is no {axis} '{name}' (set {origin.of(f'{axis}.name')})."
+            f"{path}.name: there is no {axis} '{name}' (set {origin.of(f'{path}.name')})."
             f"{did_you_mean(str(name), registry)} Choices: {', '.join(sorted(registry))}."
         )
     entry = registry[name]
@@ -246,18 +284,18 @@ def _choice(axis: str, registry: Registry[Any], values: Any, origin: Origin) -> 
         merged = OmegaConf.merge(OmegaConf.structured(entry), OmegaConf.create(values))
         return OmegaConf.to_object(merged)
     except FieldError as error:
-        key = f"{axis}.{error.field}"
+        key = f"{path}.{error.field}"
         raise ConfigError(f"{key} {error.message} (set {origin.of(key)}).") from error
     except MissingMandatoryValue as error:
-        key = f"{axis}.{error.key}"
+        key = f"{path}.{error.key}"
         raise ConfigError(f"{key} is missing, and {axis}={name} needs it (set {origin.of(key)}).") from error
     except ConfigKeyError as error:
         key = str(error.key)
         hint = did_you_mean(key, known) or f" It has {', '.join(item for item in known if item != 'name') or 'none'}."
-        raise ConfigError(f"{axis}={name} has no key '{key}' (set {origin.of(f'{axis}.{key}')}).{hint}") from error
+        raise ConfigError(f"{axis}={name} has no key '{key}' (set {origin.of(f'{path}.{key}')}).{hint}") from error
     except OmegaConfBaseException as error:
         full_key = str(error.full_key)
-        key, found = f"{axis}.{full_key}", _lookup(values, full_key)
+        key, found = f"{path}.{full_key}", _lookup(values, full_key)
         raise ConfigError(
             f"{key} must be {_wanted_type(entry, full_key)}, not '{'null' if found is None else found}' (set {origin.of(key)})."
         ) from error
@@ -323,6 +361,7 @@ def _check_together(config: Config, origin: Origin) -> None:
         config.optimizer.check(config.schedule.name, config.wrapper.name, config.averaging.name)
     if isinstance(config.optimizer, Timm):
         config.optimizer.check()
+    _check_augmentations(config, origin)
     for axis, choice in (("schedule", config.schedule), ("averaging", config.averaging)):
         try:
             choice.check(config.horizon)
@@ -348,6 +387,25 @@ def _check_together(config: Config, origin: Origin) -> None:
         raise ConfigError(
             f"output_dir={config.output_dir}: this user may not write to {there}. Name another output_dir."
         )
+
+
+def _check_augmentations(config: Config, origin: Origin) -> None:
+    for place, augmentation in enumerate(config.augment, start=1):
+        path = f"{LISTED}.{augmentation.name}"
+        try:
+            augmentation.check(config.spec)
+        except FieldError as error:
+            key = f"{path}.{error.field}"
+            raise ConfigError(f"{key} {error.message} (set {origin.of(key)}).") from error
+        names = [entry.name for entry in config.augment]
+        if augmentation.mixes and place < len(names):
+            rest = [entry.name for entry in config.augment[place:]]
+            others = [entry.name for entry in config.augment if not entry.mixes]
+            raise ConfigError(
+                f"augment=[{','.join(names)}]: {augmentation.name} mixes images with their labels, and "
+                f"{' and '.join(rest)} cannot follow it. "
+                f"Write augment=[{','.join([*others, augmentation.name])}]."
+            )
 
 
 def _first_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gradlab.config import AXES, Origin, build_config, override_key, refuse_repeated
+from gradlab.config import AXES, LISTED, Origin, build_config, override_key, refuse_repeated
 from gradlab.errors import ConfigError, GradlabError, did_you_mean
 from gradlab.interruption import Interrupted
 
@@ -59,8 +59,9 @@ def main() -> int:
         return _status_of(interrupt)
     except BrokenPipeError:  # `python train.py --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ConfigError, HydraException, OmegaConfBaseException, ValueError) as error:
-        # A ValueError of a run is a mistake of ours; one before any run is Hydra's word for a mistake of the user's.
+    except (ConfigError, HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+        # A ValueError of a run is a mistake of ours; one before any run is Hydra's word for a mistake of the user's. So
+        # is a TypeError: `augment=[3]`.
         ours = began and not isinstance(error, ConfigError | HydraException | OmegaConfBaseException)
         if wants_traceback or ours:
             raise
@@ -109,15 +110,20 @@ def explain(error: Exception) -> str:
     """One short message for an error of Hydra's composition, with the nearest valid name where there is one."""
     if isinstance(error, ConfigError):
         return str(error)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         axis, _, choice = str(error.missing_cfg_file).rpartition("/")
-        options = sorted(error.options)
+        options = sorted(AXES.get(axis, []) if error.options is None else error.options)  # None: one of a list
         return f"{axis}={choice}: there is no {axis} '{choice}'.{did_you_mean(choice, options)} Choices: {', '.join(options)}."
     if isinstance(error, OverrideParseException):
         return (
             f"'{error.override}' cannot be read as axis=choice or key=value ({str(error).splitlines()[0]}). Quote values "
             "with brackets or spaces for the shell ('model.hidden=[64,64]'), and within that anything unusual for Hydra "
             "('name=\"a=b, ü\"')."
+        )
+    if re.search(rf"^(Config group override must|argument of|can only concat)|'{LISTED}'", str(error)):
+        return (
+            f"{LISTED} is chosen by a name or a list of names, as in {LISTED}=flip, '{LISTED}=[crop,flip]' and {LISTED}=[], "
+            f"not by '{_typed(LISTED)}'. Choices: {', '.join(sorted(AXES[LISTED]))}."
         )
     match = re.search(r"Could not override '([^']+)'", str(error))
     if match:
@@ -135,17 +141,34 @@ def _unknown_key(key: str) -> str:
     choices = [argument for argument in sys.argv[1:] if "=" in argument and override_key(argument) in AXES]
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = hydra.compose("config", [choice for choice in choices if "," not in choice])
+            composed = hydra.compose("config", [choice for choice in choices if not _is_sweep(choice)])
     except (HydraException, OmegaConfBaseException, ValueError):
         return f"There is no key '{key}'."
     options = _keys(OmegaConf.to_container(composed))
     axis, _, rest = key.partition(".")
-    if rest and axis in composed and isinstance(composed[axis], DictConfig):
-        own = [str(option) for option in composed[axis] if option != "name"]
-        name = composed[axis].get("name")
+    part = composed.get(axis)
+    if axis == LISTED and rest:
+        name, _, rest = rest.partition(".")
+        if name not in composed[axis]:
+            chosen = [*map(str, composed[axis]), *([name] if name in AXES[axis] else [])]
+            hint = (
+                f" Choose it with {axis}=[{','.join(chosen)}]."
+                if name in AXES[axis]
+                else did_you_mean(name, AXES[axis])
+            )
+            return f"{axis}.{name} is not chosen (set on the command line: {_typed(key)}).{hint}"
+        part = composed[axis][name]
+    if rest and isinstance(part, DictConfig):
+        own = [str(option) for option in part if option != "name"]
+        name = part.get("name")
         hint = did_you_mean(rest, own) or f" It has {', '.join(own) or 'no numbers'}."
         return f"{axis}={name} has no key '{rest}' (set on the command line: {_typed(key)}).{hint}"
     return f"There is no key '{key}' (set on the command line: {_typed(key)}).{did_you_mean(key, options)}"
+
+
+def _is_sweep(choice: str) -> bool:
+    """Whether an override gives several values: a comma outside of brackets."""
+    return "," in re.sub(r"\[[^\[\]]*\]", "", choice)
 
 
 def _typed(key: str) -> str:

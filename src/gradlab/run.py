@@ -144,6 +144,10 @@ def run(config: Config, command: list[str]) -> Outcome:
                 about = f"{getattr(config.model, 'arch', config.model.name)} on {config.data.name}"
                 loss = config.loss.name.replace("_", " ")
                 draw_network(folder.plots / "network.png", prepared.calls, splits.test.images[0], about, loss)
+                if config.augment:
+                    from gradlab.analysis.augmented import draw_augmented
+
+                    draw_augmented(folder, config.spec, splits.train, prepared.data.augmenter("cpu"))
                 journal.artifact(folder.plots, "plots")
             if checkpointer.best:
                 journal.artifact(folder.checkpoints / "best", "checkpoints/best")
@@ -195,6 +199,7 @@ def prepare(config: Config, splits: "Splits", journal: Journal, interruption: In
         horizon=config.horizon,
         round_steps=config.trainer.steps("validate_every", config.horizon),
         dtype=torch.float64 if config.trainer.precision == "fp64" else torch.float32,
+        augmentations=config.augment,
     )
     model = build_network(config.model, config.spec, config.seed)
     initialize(model, config.init, config.seed)

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from gradlab.data.augmenter import Augmenter
 from gradlab.data.datasets.base import Examples
 from gradlab.durations import Horizon
 from gradlab.seeds import generator
@@ -116,16 +117,26 @@ class Preparation:
         normalization: of the training images, whichever split is prepared.
         device: of the images.
         dtype: of the float images handed out.
+        augmenter: of the training images; or None to leave them as they are.
     """
 
-    def __init__(self, normalization: Normalization, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        normalization: Normalization,
+        device: torch.device,
+        dtype: torch.dtype,
+        augmenter: Augmenter | None = None,
+    ) -> None:
+        self._augmenter = augmenter
         self._mean = normalization.mean.to(device, dtype)[:, None, None]
         self._scale = (1 / normalization.std).to(device, dtype)[:, None, None]
 
     def training(self, raw: Raw, pick: Pick) -> Batch:
         """A mini-batch to train on."""
-        images, labels = raw
-        return Batch(self.normalize(images), labels)
+        batch = Batch(*raw)
+        if self._augmenter is not None:
+            batch = self._augmenter(batch, pick)
+        return batch._replace(images=self.normalize(batch.images))
 
     def evaluation(self, raw: Raw) -> Batch:
         """Images to be judged: never augmented."""

@@ -1,10 +1,13 @@
 """The LightningDataModule of a run: its three splits on the device, and the loaders over them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
+from gradlab.data.augment import Augmentation
+from gradlab.data.augmenter import Augmenter
 from gradlab.data.datasets.base import Splits
 from gradlab.data.device import DeviceImages, EvaluationBatches, Normalization, Preparation, Source, TrainingChunks
 from gradlab.durations import Horizon
@@ -16,10 +19,11 @@ class ImageData(pl.LightningDataModule):
     Args:
         splits: the images of the run.
         batch_size: images to an optimizer step.
-        seed: of the run; decides the order of the batches.
+        seed: of the run; decides the order of the batches and how images are augmented.
         horizon: length of the run.
         round_steps: steps between validations.
         dtype: of the float images.
+        augmentations: of the training images, in the order in which they are applied.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class ImageData(pl.LightningDataModule):
         horizon: Horizon,
         round_steps: int,
         dtype: torch.dtype = torch.float32,
+        augmentations: Sequence[Augmentation] = (),
     ) -> None:
         super().__init__()
         self.splits = splits
@@ -39,6 +44,7 @@ class ImageData(pl.LightningDataModule):
         self.horizon = horizon
         self.round_steps = round_steps
         self.dtype = dtype
+        self.augmentations = augmentations
         self.normalization = Normalization.of(splits.train)
         self._sources: dict[str, Source] = {}
 
@@ -48,7 +54,13 @@ class ImageData(pl.LightningDataModule):
             device = self.trainer.strategy.root_device
             for name in ("train", "val", "test"):
                 self._sources[name] = DeviceImages(getattr(self.splits, name), device)
-            self._preparation = Preparation(self.normalization, device, self.dtype)
+            self._preparation = Preparation(self.normalization, device, self.dtype, self.augmenter(device))
+
+    def augmenter(self, device: torch.device | str) -> Augmenter | None:
+        """The run's augmentations, for images on ``device``; None where there are none."""
+        if not self.augmentations:
+            return None
+        return Augmenter(self.augmentations, self.seed, self.normalization.mean, device, self.dtype)
 
     def train_dataloader(self) -> TrainingChunks:
         return TrainingChunks(
