@@ -52,10 +52,12 @@ def decision_boundary(classifier: "Classifier", splits: Splits, classes: tuple[s
     test = _points(splits.test)
     wrong = _probabilities(classifier, splits, test).argmax(1) != splits.test.labels
     for label, (colour, marker) in enumerate(zip(COLOURS, MARKERS, strict=True)):
-        trained_on = _points(splits.train)[splits.train.labels == label]
-        axes.scatter(*trained_on.T, s=9, c=colour, marker=marker, alpha=0.6, linewidths=0)
-        axes.scatter(*test[splits.test.labels == label].T, s=30, c=colour, marker=marker, edgecolors="black", lw=0.6)
-    axes.scatter(*test[wrong].T, s=70, c="black", marker="x", lw=1.3)
+        x, y = _points(splits.train)[splits.train.labels == label].T
+        axes.scatter(x, y, s=9, c=colour, marker=marker, alpha=0.6, linewidths=0)
+        x, y = test[splits.test.labels == label].T
+        axes.scatter(x, y, s=30, c=colour, marker=marker, edgecolors="black", lw=0.6)
+    x, y = test[wrong].T
+    axes.scatter(x, y, s=70, c="black", marker="x", lw=1.3)
     axes.set_xlim(xs[0], xs[-1])
     axes.set_ylim(ys[0], ys[-1])
     axes.set_aspect("equal")

@@ -87,7 +87,7 @@ def _from_any_address(download: Download, file: Path, context: "ssl.SSLContext |
 
 def _from(address: str, download: Download, file: Path, context: "ssl.SSLContext | None") -> None:
     """Fetch from one address. What is wrong with the answer is ``_AddressError``, with the disk an ``OSError``."""
-    with _temporary(file) as part:
+    with _temporary(file) as (part, name):
         with _answer(address, context) as answer, _Progress(file, address, download.size) as progress:
             size = 0
             while block := _block(answer):
@@ -104,7 +104,7 @@ def _from(address: str, download: Download, file: Path, context: "ssl.SSLContext
             raise _AddressError(f"it sends another file: the MD5 checksum is {found}, and it must be {download.md5}")
         part.flush()
         os.fsync(part.fileno())
-        Path(part.name).replace(file)
+        name.replace(file)
         _flush_folder(file.parent)
 
 
@@ -118,7 +118,7 @@ def _answer(address: str, context: "ssl.SSLContext | None") -> Any:
         return _opener(context).open(address, timeout=SECONDS)
     except urllib.error.HTTPError as error:
         error.close()
-        raise _AddressError(f"the server answers {error.code} {error.reason}") from error
+        raise _AddressError(f"the server answers {error.code} {' '.join(str(error.reason).split())}") from error
     except urllib.error.URLError as error:
         raise _AddressError(str(error.reason)) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -195,13 +195,13 @@ def _is(handle: IO[bytes], path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _temporary(file: Path) -> Iterator[IO[bytes]]:
-    """A new file of another name beside ``file``; gone afterwards unless it was renamed."""
+def _temporary(file: Path) -> Iterator[tuple[IO[bytes], Path]]:
+    """A new file of another name beside ``file``, open, and that name; gone afterwards unless it was renamed."""
     descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".part", dir=file.parent)
     try:
         os.fchmod(descriptor, 0o666 & ~_umask())  # mkstemp's own is for its user alone
         with os.fdopen(descriptor, "w+b") as part:
-            yield part
+            yield part, Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
 
