@@ -1,8 +1,5 @@
-import gzip
-import hashlib
 import itertools
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,6 @@ from gradlab.data.datasets.base import (
     stratified_split,
 )
 from gradlab.data.datasets.digits import Digits
-from gradlab.data.datasets.mnist import CHECKSUMS, MNIST
 from gradlab.data.device import (
     Batch,
     Chunk,
@@ -33,6 +29,7 @@ from gradlab.data.device import (
 )
 from gradlab.durations import Horizon
 from gradlab.errors import ConfigError, DataError, FieldError
+from gradlab.seeds import derive
 
 
 def numbered(counts: list[int], seed: int = 0) -> Examples:
@@ -89,6 +86,51 @@ def test_at_least_one_image_goes_and_one_stays(examples: int, fraction: float, e
     assert held_out(examples, fraction) == expected
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_class_of_one_image_stays_in_training_while_another_can_give(seed: int) -> None:
+    kept, out = stratified_split(numbered([30, 1, 1, 30, 1]), 0.1, seed, part=1)
+    assert sorted(set(kept.labels.tolist())) == [0, 1, 2, 3, 4]
+    assert set(out.labels.tolist()) == {0, 3}
+    for fraction in (0.3, 0.5, 0.9):  # images of classes of one are all that there is
+        kept, out = stratified_split(numbered([1] * 10), fraction, seed, part=1)
+        assert len(out) == round(10 * fraction)
+        assert len(kept) + len(out) == 10
+
+
+def test_as_many_classes_as_images_are_split_like_any() -> None:
+    kept, out = stratified_split(numbered([2] * 20_000), 0.1, seed=0, part=1)
+    assert len(out) == 4000
+    assert np.bincount(kept.labels, minlength=20_000).min() == 1
+
+
+def test_fewer_than_two_images_cannot_be_split() -> None:
+    for count in (0, 1):
+        with pytest.raises(DataError, match=f"^{count} images cannot be split"):
+            stratified_split(numbered([count]), 0.5, seed=0, part=1)
+
+
+def plain_split(examples: Examples, fraction: float, seed: int, part: int) -> tuple[Examples, Examples]:
+    """``stratified_split`` as it was first written, one class after the other."""
+    wanted = held_out(len(examples), fraction)
+    classes, counts = np.unique(examples.labels, return_counts=True)
+    shares = counts * (wanted / len(examples))
+    takes = np.floor(shares).astype(np.int64)
+    takes[np.argsort(takes - shares, kind="stable")[: wanted - takes.sum()]] += 1
+    random = np.random.default_rng(derive(seed, "split", part))
+    chosen = np.zeros(len(examples), dtype=bool)
+    for label, take in zip(classes, takes, strict=True):
+        chosen[random.permutation(np.flatnonzero(examples.labels == label))[:take]] = True
+    return examples.take(np.flatnonzero(~chosen)), examples.take(np.flatnonzero(chosen))
+
+
+@pytest.mark.parametrize(("counts", "fraction"), [case for case in SPLITS if 1 not in case[0]])
+def test_a_split_is_that_of_its_plain_twin(counts: list[int], fraction: float) -> None:
+    for mine, plain in zip(
+        stratified_split(numbered(counts), fraction, 3, 1), plain_split(numbered(counts), fraction, 3, 1), strict=True
+    ):
+        assert numbers_of(mine) == numbers_of(plain)
+
+
 def test_a_split_is_decided_by_its_seed_and_part() -> None:
     examples = numbered([40, 60])
     chosen = {
@@ -140,6 +182,14 @@ def test_a_fingerprint_sees_every_pixel_label_and_shape() -> None:
     assert len({told, *changed}) == 6
 
 
+def test_the_fingerprint_of_bytes_is_that_of_the_first_release_and_floats_have_another() -> None:
+    """Fingerprints are written into results; those of bytes may never change."""
+    assert fingerprint(numbered([2, 1])) == "7660f215ad87f355561caff55bc2ef70067aa410327f3ae3414678238659ac56"
+    zeros = Examples(np.zeros((4, 2, 1, 1), np.uint8), np.zeros(4, np.int64))
+    fewer = Examples(np.zeros((4, 2, 1, 1), np.float32), np.zeros(4, np.int64))
+    assert fingerprint(zeros) != fingerprint(fewer)
+
+
 @pytest.mark.parametrize(
     ("size", "images", "expected"), [(32, 100, 32), (100, 100, 100), (101, 100, 100), ("full", 100, 100), (1, 1, 1)]
 )
@@ -151,7 +201,9 @@ def test_no_batch_is_larger_than_the_set(size: int | str, images: int, expected:
 
 
 def digits(**changes: Any) -> Digits:
-    numbers: dict[str, Any] = {"batch_size": 32, "val_fraction": 0.1, "split_seed": 0, "test_fraction": 0.2}
+    numbers: dict[str, Any] = {
+        "batch_size": 32, "val_fraction": 0.1, "split_seed": 0, "class_weights": "none", "test_fraction": 0.2
+    }  # fmt: skip
     return Digits("digits", **(numbers | changes))
 
 
@@ -233,6 +285,7 @@ def test_shares_that_leave_nothing_to_validate_are_refused() -> None:
         ({"test_fraction": 0.0}, "test_fraction"),
         ({"test_fraction": 1.5}, "test_fraction"),
         ({"split_seed": -1}, "split_seed"),
+        ({"class_weights": "balance"}, "class_weights"),
     ],
 )
 def test_a_wrong_number_is_refused_by_its_name(changes: dict[str, Any], field: str) -> None:
@@ -273,6 +326,37 @@ def test_a_channel_that_never_varies_becomes_zero() -> None:
     pixels = training_batch(examples, torch.arange(4)).images
     assert (pixels[:, 0] == 0).all()
     assert pixels.isfinite().all()
+
+
+def floats(n: int = 60) -> Examples:
+    random = np.random.default_rng(0)
+    points = random.normal([1e4, -0.3], [1e-3, 5.0], (n, 2)).astype(np.float32)
+    return Examples(points.reshape(n, 2, 1, 1), random.integers(0, 2, n).astype(np.int64))
+
+
+def test_floats_are_normalised_in_double_precision() -> None:
+    """A mean of 10,000 and a deviation of 0.001: nothing would be left of it in single precision."""
+    examples = floats()
+    found = Normalization.of(examples)
+    exact = examples.images.reshape(-1, 2).astype(np.float64)
+    np.testing.assert_allclose(found.mean.numpy(), exact.mean(0), rtol=1e-15)
+    np.testing.assert_allclose(found.std.numpy(), exact.std(0), rtol=1e-9)
+    assert found.mean.dtype == found.std.dtype == torch.float64
+
+
+def test_a_float_that_never_varies_becomes_zero() -> None:
+    images = np.full((7, 2, 1, 1), 0.1, dtype=np.float32)
+    assert Normalization.of(Examples(images, np.zeros(7, dtype=np.int64))).std.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 2e-6), (torch.float64, 1e-13)])
+def test_a_batch_of_points_is_normalised_like_images(dtype: torch.dtype, rtol: float) -> None:
+    examples = Examples(floats().images[:, 1:], floats().labels)
+    exact = examples.images.astype(np.float64)
+    pixels = training_batch(examples, torch.tensor([3, 0, 3]), dtype).images
+    assert pixels.dtype == dtype
+    expected = ((exact - exact.mean()) / exact.std())[[3, 0, 3]]
+    np.testing.assert_allclose(pixels.double().numpy(), expected, rtol=rtol, atol=rtol)
 
 
 CPU = torch.device("cpu")
@@ -465,168 +549,3 @@ def test_a_chunk_takes_about_the_time_it_should() -> None:
     assert pace.steps == 4  # grows by a factor of four at most
     pace.record(4, 0.0)
     assert pace.steps == 16
-
-
-# -------------------------------------------------------------------------- MNIST
-
-IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
-
-
-def idx(values: "np.ndarray[Any, np.dtype[np.uint8]]") -> bytes:
-    """An IDX file: two zeros, 8 for bytes, the number of dimensions; each size in four bytes, the largest first."""
-    header = bytes([0, 0, 8, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
-    return header + values.tobytes()
-
-
-def small_set() -> dict[str, "np.ndarray[Any, np.dtype[np.uint8]]"]:
-    random = np.random.default_rng(0)
-    return {
-        IMAGES: random.integers(0, 256, (40, 28, 28), dtype=np.uint8),
-        LABELS: np.arange(40, dtype=np.uint8) % 10,
-        "t10k-images-idx3-ubyte": random.integers(0, 256, (20, 28, 28), dtype=np.uint8),
-        "t10k-labels-idx1-ubyte": np.arange(20, dtype=np.uint8) % 10,
-    }
-
-
-@pytest.fixture
-def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], MNIST]:
-    """MNIST with 40 and 20 images; its checksums count as MNIST's during the test."""
-
-    def make(packed: bool) -> MNIST:
-        folder = tmp_path / "MNIST" / "raw"
-        folder.mkdir(parents=True)
-        for name, values in small_set().items():
-            content = idx(values)
-            monkeypatch.setitem(CHECKSUMS, name, hashlib.md5(content, usedforsecurity=False).hexdigest())
-            (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
-        return mnist(tmp_path)
-
-    return make
-
-
-def mnist(root: Path) -> MNIST:
-    return MNIST(name="mnist", batch_size=64, val_fraction=0.1, split_seed=0, root=str(root))
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_mnist_is_read_from_plain_and_packed_files(small_mnist: Callable[[bool], MNIST], packed: bool) -> None:
-    splits, truth = small_mnist(packed).load(), small_set()
-    assert [len(part) for part in parts(splits)] == [36, 4, 20]
-    assert np.array_equal(splits.test.images[:, 0], truth["t10k-images-idx3-ubyte"])
-    assert splits.test.labels.tolist() == truth["t10k-labels-idx1-ubyte"].tolist()
-    of_image = {image.tobytes(): label for image, label in zip(truth[IMAGES], truth[LABELS], strict=True)}
-    for part in (splits.train, splits.val):
-        assert [of_image.pop(image.tobytes()) for image in part.images] == part.labels.tolist()
-    assert not of_image
-
-
-def test_mnists_arrays_are_ready_for_torch(small_mnist: Callable[[bool], MNIST]) -> None:
-    for part in parts(small_mnist(True).load()):
-        assert (part.images.dtype.name, part.labels.dtype.name) == ("uint8", "int64")
-        assert part.images.flags.writeable  # torch warns of arrays that are not
-        assert part.labels.flags.writeable
-
-
-DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "empty": lambda content: b"",
-    "garbage": lambda content: b"<html>404</html>" * 10,
-    "cut in the middle": lambda content: content[: len(content) // 2],
-    "cut by a byte": lambda content: content[:-1],
-    "one flipped byte": lambda content: flipped(content, len(content) // 2),
-    "one flipped byte in the header": lambda content: flipped(content, 3),
-}
-
-
-def flipped(content: bytes, offset: int) -> bytes:
-    return content[:offset] + bytes([content[offset] ^ 0x10]) + content[offset + 1 :]
-
-
-@pytest.mark.parametrize("name", CHECKSUMS.keys())
-@pytest.mark.parametrize("damage", DAMAGES.keys())
-def test_a_damaged_plain_file_is_named_with_both_checksums(
-    small_mnist: Callable[[bool], MNIST], name: str, damage: str
-) -> None:
-    chosen = small_mnist(False)
-    file = Path(chosen.root) / "MNIST" / "raw" / name
-    content = DAMAGES[damage](file.read_bytes())
-    file.write_bytes(content)
-    with pytest.raises(DataError) as caught:
-        chosen.load()
-    for part in (str(file), hashlib.md5(content, usedforsecurity=False).hexdigest(), CHECKSUMS[name]):
-        assert part in str(caught.value)
-
-
-@pytest.mark.parametrize("name", CHECKSUMS.keys())
-@pytest.mark.parametrize("damage", DAMAGES.keys())
-def test_a_damaged_packed_file_is_named(small_mnist: Callable[[bool], MNIST], name: str, damage: str) -> None:
-    chosen = small_mnist(True)
-    file = Path(chosen.root) / "MNIST" / "raw" / f"{name}.gz"
-    file.write_bytes(DAMAGES[damage](file.read_bytes()))
-    with pytest.raises(DataError) as caught:
-        chosen.load()
-    assert str(file) in str(caught.value)
-    assert "fetch it again" in str(caught.value)
-
-
-def test_a_packed_file_of_other_content_is_named_with_both_checksums(small_mnist: Callable[[bool], MNIST]) -> None:
-    chosen = small_mnist(True)
-    file = Path(chosen.root) / "MNIST" / "raw" / f"{LABELS}.gz"
-    content = flipped(gzip.decompress(file.read_bytes()), 20)
-    file.write_bytes(gzip.compress(content))
-    with pytest.raises(DataError) as caught:
-        chosen.load()
-    for part in (str(file), hashlib.md5(content, usedforsecurity=False).hexdigest(), CHECKSUMS[LABELS]):
-        assert part in str(caught.value)
-
-
-def test_a_packed_file_cut_anywhere_is_noticed(small_mnist: Callable[[bool], MNIST]) -> None:
-    chosen = small_mnist(True)
-    file = Path(chosen.root) / "MNIST" / "raw" / f"{LABELS}.gz"
-    whole = file.read_bytes()
-    for length in range(len(whole)):
-        file.write_bytes(whole[:length])
-        with pytest.raises(DataError):
-            chosen._read(LABELS)
-
-
-@pytest.mark.parametrize("name", CHECKSUMS.keys())
-def test_a_missing_file_is_named_before_anything_is_read(small_mnist: Callable[[bool], MNIST], name: str) -> None:
-    chosen = small_mnist(False)
-    folder = Path(chosen.root) / "MNIST" / "raw"
-    (folder / name).unlink()
-    with pytest.raises(ConfigError) as caught:
-        chosen.spec()
-    for part in (f"'{name}'", f"'{name}.gz'", str(folder), "data.root=", "download=True"):
-        assert part in str(caught.value)
-
-
-def test_the_real_mnist_has_its_sizes_and_statistics(real_mnist: Path) -> None:
-    chosen = mnist(real_mnist)
-    splits = chosen.load()
-    assert [len(part) for part in parts(splits)] == [chosen.spec().train_examples, 6_000, 10_000]
-    every = np.concatenate([splits.train.labels, splits.val.labels])
-    assert np.bincount(every).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    assert np.bincount(splits.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    shares = np.bincount(splits.val.labels) / np.bincount(every)
-    assert abs(shares - 0.1).max() < 1 / 5421
-    # The published 0.1307 and 0.3081 are those of all 60,000 training images.
-    everything = Examples(np.concatenate([splits.train.images, splits.val.images]), every)
-    found = Normalization.of(everything)
-    assert found.mean.item() / 255 == pytest.approx(0.1307, abs=5e-5)
-    assert found.std.item() / 255 == pytest.approx(0.3081, abs=5e-5)
-
-
-def test_one_flipped_byte_of_the_real_mnist_is_noticed(real_mnist: Path, tmp_path: Path) -> None:
-    name = "t10k-labels-idx1-ubyte"
-    packed = real_mnist / "MNIST" / "raw" / f"{name}.gz"
-    if not packed.is_file():
-        pytest.skip(f"needs {packed}")
-    content = gzip.decompress(packed.read_bytes())
-    file = tmp_path / "MNIST" / "raw" / name
-    file.parent.mkdir(parents=True)
-    file.write_bytes(content)
-    assert mnist(tmp_path)._read(name).tolist() == list(content[8:])
-    file.write_bytes(flipped(content, 5000))
-    with pytest.raises(DataError) as caught:
-        mnist(tmp_path)._read(name)
-    assert CHECKSUMS[name] in str(caught.value)

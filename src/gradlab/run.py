@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from gradlab.checkpoints import Checkpointer
     from gradlab.classifier import Classifier
+    from gradlab.data.balance import ClassBalance
     from gradlab.data.datasets.base import Splits
     from gradlab.data.module import ImageData
     from gradlab.models.trace import Call
@@ -81,6 +82,9 @@ def run(config: Config, command: list[str]) -> Outcome:
         shipper = Shipper(folder, config.tracking) if isinstance(config.tracking, MLflow) else None
 
         with _end_recorded(journal, folder, shipper, interruption):
+            # What data.download=true asks for, in this thread: a signal must be able to end it.
+            config.data.fetch()
+
             # Data, while torch and Lightning are imported: seven seconds of imports on a slow machine.
             with concurrent.futures.ThreadPoolExecutor(1) as thread:
                 loading = thread.submit(config.data.load)
@@ -88,6 +92,7 @@ def run(config: Config, command: list[str]) -> Outcome:
 
                 from gradlab import console as terminal
                 from gradlab.checkpoints import Checkpointer
+                from gradlab.data.balance import ClassBalance
                 from gradlab.models.size import layer_table
                 from gradlab.trained.network import images_record
 
@@ -110,10 +115,14 @@ def run(config: Config, command: list[str]) -> Outcome:
             known_now = {"device": device, "threads": prepared.threads, "data_sha256": splits.fingerprint}
             known_now["multiply_adds"] = prepared.calls[0].multiply_adds
             journal.write("tags", tags={f"gradlab.{key}": str(value) for key, value in known_now.items()})
+            balance = ClassBalance.of(splits, config.spec.classes)
+            journal.write("tags", tags={"gradlab.class_imbalance": f"{balance.ratio:.3g}"})
             folder.layers.parent.mkdir()
             folder.layers.write_text(layer_table(prepared.calls))
             journal.artifact(folder.layers, "model")
-            screen.print(_headline(config, splits, classifier, device), highlight=False, soft_wrap=True, markup=False)
+            screen.print(
+                _headline(config, splits, classifier, device, balance), highlight=False, soft_wrap=True, markup=False
+            )
 
             # Training.
             ready = time.perf_counter()
@@ -128,7 +137,7 @@ def run(config: Config, command: list[str]) -> Outcome:
             # The result, on disk before anything that is only there to be looked at.
             metrics = _summary(classifier, checkpointer)
             journal.metrics(classifier.steps_done, metrics)
-            result = _result(config, status, metrics, classifier) | known_now
+            result = _result(config, status, metrics, classifier) | known_now | {"class_counts": balance.counts()}
             result["seconds"] = {
                 "until_training": ready - began,
                 "training_steps": classifier.training_seconds,
@@ -184,6 +193,7 @@ def prepare(config: Config, splits: "Splits", journal: Journal, interruption: In
     import torch
 
     from gradlab.classifier import Classifier
+    from gradlab.data.balance import balanced_weights
     from gradlab.data.module import ImageData
     from gradlab.data.sample import sample_images
     from gradlab.initializers import initialize
@@ -192,13 +202,14 @@ def prepare(config: Config, splits: "Splits", journal: Journal, interruption: In
     from gradlab.seeds import derive
 
     torch.manual_seed(derive(config.seed, "forward"))
+    dtype = torch.float64 if config.trainer.precision == "fp64" else torch.float32
     data = ImageData(
         splits,
         batch_size=config.batch_examples,
         seed=config.seed,
         horizon=config.horizon,
         round_steps=config.trainer.steps("validate_every", config.horizon),
-        dtype=torch.float64 if config.trainer.precision == "fp64" else torch.float32,
+        dtype=dtype,
         augmentations=config.augment,
     )
     model = build_network(config.model, config.spec, config.seed)
@@ -211,6 +222,9 @@ def prepare(config: Config, splits: "Splits", journal: Journal, interruption: In
     torch.set_num_threads(threads)
     if any(parameter.dim() == 4 for parameter in model.parameters()):
         model = model.to(memory_format=torch.channels_last)
+    weights = None
+    if config.data.class_weights == "balanced":
+        weights = torch.from_numpy(balanced_weights(splits.train, config.spec.classes)).to(dtype)
     classifier = Classifier(
         model,
         config.loss,
@@ -225,6 +239,7 @@ def prepare(config: Config, splits: "Splits", journal: Journal, interruption: In
         clip_norm=config.trainer.clip_norm,
         clip_value=config.trainer.clip_value,
         accumulate=config.trainer.accumulate,
+        class_weights=weights,
         interruption=interruption,
     )
     return Prepared(classifier, data, threads, calls)
@@ -405,8 +420,8 @@ def _device_name(device: "torch.device") -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else environment.processor()
 
 
-def _headline(config: Config, splits: "Splits", classifier: "Classifier", device: str) -> str:
-    """One line for what runs, and one for on what."""
+def _headline(config: Config, splits: "Splits", classifier: "Classifier", device: str, balance: "ClassBalance") -> str:
+    """One line for what runs, one for on what, and one for classes that are imbalanced."""
     from gradlab.models.size import parameter_count
 
     usual = ("uniform", "none")
@@ -424,8 +439,12 @@ def _headline(config: Config, splits: "Splits", classifier: "Classifier", device
             f"seed {config.seed}",
         ]
     )
-    sizes = f"{len(splits.train):,} training, {len(splits.val):,} validation and {len(splits.test):,} test images"
-    return f"{choices}\n{config.data.name}: {sizes}, batches of {config.batch_examples:,}, on {device}"
+    kind = "points" if config.spec.planar else "images"
+    sizes = f"{len(splits.train):,} training, {len(splits.val):,} validation and {len(splits.test):,} test {kind}"
+    lines = [choices, f"{config.data.name}: {sizes}, batches of {config.batch_examples:,}, on {device}"]
+    if notice := balance.notice():
+        lines.append(f"{notice}; data.class_weights={config.data.class_weights}")
+    return "\n".join(lines)
 
 
 def _store_arguments(tracking: Any) -> list[str]:

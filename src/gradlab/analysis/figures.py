@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from gradlab.analysis.boundary import decision_boundary
 from gradlab.data.datasets.base import Splits
 from gradlab.data.spec import DataSpec
 from gradlab.tracking.folder import RunFolder
@@ -29,10 +30,15 @@ def draw_run(folder: RunFolder, spec: DataSpec, splits: Splits, classifier: "Cla
     if len(classifier.test_labels):
         labels = classifier.test_labels.cpu().numpy()
         probabilities = classifier.test_logits.softmax(1).cpu().numpy()
-        confusion_matrix(labels, probabilities.argmax(1), spec.classes).savefig(folder.plots / "confusion.png", dpi=110)
-        mistakes(splits.test.images, labels, probabilities, spec.classes).savefig(
-            folder.plots / "mistakes.png", dpi=110
-        )
+        kind = "points" if spec.planar else "images"
+        confusion = confusion_matrix(labels, probabilities.argmax(1), spec.classes, kind)
+        confusion.savefig(folder.plots / "confusion.png", dpi=110)
+        if spec.planar:
+            decision_boundary(classifier, splits, spec.classes).savefig(folder.plots / "decision_boundary.png", dpi=110)
+        else:
+            mistakes(splits.test.images, labels, probabilities, spec.classes).savefig(
+                folder.plots / "mistakes.png", dpi=110
+            )
 
 
 def series(journal: Path, name: str) -> Series:
@@ -91,9 +97,9 @@ def learning_rate(journal: Path) -> Figure:
 
 
 def confusion_matrix(
-    labels: npt.NDArray[np.int64], predictions: npt.NDArray[np.int64], classes: tuple[str, ...]
+    labels: npt.NDArray[np.int64], predictions: npt.NDArray[np.int64], classes: tuple[str, ...], kind: str = "images"
 ) -> Figure:
-    """Test images by true class (rows) and answer (columns), counted; coloured by the share of the row."""
+    """Test images (or whatever ``kind`` they are) by true class (rows) and answer (columns), counted; coloured by the share of the row."""
     count = len(classes)
     table = np.bincount(labels * count + predictions, minlength=count * count).reshape(count, count)
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
@@ -111,14 +117,14 @@ def confusion_matrix(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     right = int(np.trace(table))
-    axes.set_title(f"{right:,} of {len(labels):,} test images right", fontsize=11)
+    axes.set_title(f"{right:,} of {len(labels):,} test {kind} right", fontsize=11)
     axes.set_xlabel("answer")
     axes.set_ylabel("true class")
     return figure
 
 
 def mistakes(
-    images: npt.NDArray[np.uint8],
+    images: npt.NDArray[np.uint8 | np.float32],
     labels: npt.NDArray[np.int64],
     probabilities: npt.NDArray[np.float32],
     classes: tuple[str, ...],

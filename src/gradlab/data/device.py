@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from gradlab.data.augmenter import Augmenter
@@ -65,14 +66,19 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Normalization:
-    """Mean and standard deviation of each channel, on the uint8 scale of 0 to 255; both [channels]."""
+    """Mean and standard deviation of each channel, float64 [channels]: of images on the uint8 scale of 0 to 255."""
 
     mean: torch.Tensor
     std: torch.Tensor
 
     @classmethod
     def of(cls, examples: Examples) -> "Normalization":
-        """The statistics of the training images, exact: integer sums over a histogram of each channel."""
+        """The statistics of the training images, exact: integer sums over a histogram of each channel; floats in float64."""
+        if examples.images.dtype != np.uint8:
+            values = examples.images.astype(np.float64)
+            axes = (0, 2, 3)
+            std = np.where(values.min(axes) == values.max(axes), 0.0, values.std(axes))  # rounding hides that it is 0
+            return cls._of(torch.from_numpy(values.mean(axes)), torch.from_numpy(std))
         levels = torch.arange(256, dtype=torch.float64)
         means, stds = [], []
         for channel in range(examples.images.shape[1]):
@@ -81,9 +87,12 @@ class Normalization:
             mean = (counts * levels).sum() / counts.sum()
             means.append(mean)
             stds.append(((counts * (levels - mean) ** 2).sum() / counts.sum()).sqrt())
-        std = torch.stack(stds)
+        return cls._of(torch.stack(means), torch.stack(stds))
+
+    @classmethod
+    def _of(cls, mean: torch.Tensor, std: torch.Tensor) -> "Normalization":
         # A channel that never varies carries nothing; dividing it by 1 keeps it at 0 instead of at NaN.
-        return cls(torch.stack(means), torch.where(std > 0, std, torch.ones_like(std)))
+        return cls(mean, torch.where(std > 0, std, torch.ones_like(std)))
 
 
 class DeviceImages:

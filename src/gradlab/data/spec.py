@@ -33,3 +33,8 @@ class DataSpec:
     def pixels(self) -> int:
         """Numbers in one image, all channels."""
         return self.channels * self.height * self.width
+
+    @property
+    def planar(self) -> bool:
+        """Whether the "images" are points in a plane: two numbers, and nothing to look at but where they lie."""
+        return self.image_shape == (2, 1, 1)

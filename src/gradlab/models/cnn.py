@@ -38,6 +38,8 @@ class CNN:
         check_option(self, "activation", ACTIVATIONS)
 
     def check(self, spec: DataSpec) -> None:
+        if spec.planar:
+            raise ConfigError(f"model=cnn needs images, and data={spec.name} has points. Choose model=mlp.")
         least = 2 ** (len(self.channels) - 1)
         if min(spec.height, spec.width) < least:
             raise ConfigError(

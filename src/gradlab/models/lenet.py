@@ -32,6 +32,8 @@ class LeNet:
         check_option(self, "activation", ACTIVATIONS)
 
     def check(self, spec: DataSpec) -> None:
+        if spec.planar:
+            raise ConfigError(f"model=lenet needs images, and data={spec.name} has points. Choose model=mlp.")
         if min(spec.height, spec.width) < MIN_SIDE:
             raise ConfigError(
                 f"model=lenet needs images of at least {MIN_SIDE}×{MIN_SIDE} pixels, and data={spec.name} has "

@@ -40,6 +40,8 @@ class ResNet:
         check_number(self, "width", at_least=1)
 
     def check(self, spec: DataSpec) -> None:
+        if spec.planar:
+            raise ConfigError(f"model=resnet needs images, and data={spec.name} has points. Choose model=mlp.")
         if min(spec.height, spec.width) < MIN_SIDE:
             raise ConfigError(
                 f"model=resnet needs images of at least {MIN_SIDE}×{MIN_SIDE} pixels, and data={spec.name} has "
