@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from gradlab import environment
 from gradlab.config import Config
-from gradlab.errors import ConfigError, GradlabError
+from gradlab.errors import ConfigError, DataError, GradlabError
 from gradlab.interruption import Interrupted, Interruption
 from gradlab.settings import MLflow
 from gradlab.tracking.folder import RunFolder
@@ -74,7 +74,7 @@ def run(config: Config, command: list[str]) -> Outcome:
         _open_record(journal, config, folder, command)
         shipper = Shipper(folder, config.tracking) if isinstance(config.tracking, MLflow) else None
 
-        with _end_recorded(journal, folder, shipper, interruption):
+        with _end_recorded(journal, folder, shipper, interruption), contextlib.ExitStack() as cleanup:
             # Data, while torch and Lightning are imported: seven seconds of imports on a slow machine.
             with concurrent.futures.ThreadPoolExecutor(1) as thread:
                 loading = thread.submit(config.data.load)
@@ -84,10 +84,16 @@ def run(config: Config, command: list[str]) -> Outcome:
                 from gradlab.checkpoints import Checkpointer
 
                 splits = loading.result()
+            if len(splits.train) != config.spec.train_examples:
+                raise DataError("The files of the data were changed while the run began. Start it again.")
+            if splits.skipped:
+                folder.write_skipped(splits.skipped)
+                journal.artifact(folder.skipped)
 
             # The network, its optimizer and its schedule; the images; Lightning's Trainer.
             prepared = prepare(config, splits, journal, interruption)
             classifier, screen = prepared.classifier, Console()
+            cleanup.callback(prepared.data.close)
             checkpointer = Checkpointer(
                 folder.checkpoints,
                 seconds=60 * config.trainer.checkpoint_interval.number,
@@ -97,7 +103,9 @@ def run(config: Config, command: list[str]) -> Outcome:
             device = _device_name(trainer.strategy.root_device)
             known_now = {"device": device, "threads": prepared.threads, "data_sha256": splits.fingerprint}
             journal.write("tags", tags={f"gradlab.{key}": str(value) for key, value in known_now.items()})
-            screen.print(_headline(config, splits, classifier, device), highlight=False, soft_wrap=True, markup=False)
+            where = prepared.data.place(trainer.strategy.root_device)
+            headline = _headline(config, splits, classifier, device, where)
+            screen.print(headline, highlight=False, soft_wrap=True, markup=False)
 
             # Training.
             ready = time.perf_counter()
@@ -302,6 +310,11 @@ def _end_recorded(
             shipper.finish()
         if isinstance(error, SystemExit):
             raise Interrupted(interruption.signum or signal.SIGINT) from error
+        if isinstance(error, RuntimeError):
+            from gradlab.data.stream import is_lost_worker, lost_worker
+
+            if is_lost_worker(error):
+                raise lost_worker() from error
         if _is_out_of_memory(error):
             raise GradlabError(
                 f"There is not enough memory for this network and batch: {str(error).splitlines()[0]}. "
@@ -357,8 +370,8 @@ def _device_name(device: "torch.device") -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else environment.processor()
 
 
-def _headline(config: Config, splits: "Splits", classifier: "Classifier", device: str) -> str:
-    """One line for what runs, and one for on what."""
+def _headline(config: Config, splits: "Splits", classifier: "Classifier", device: str, where: str) -> str:
+    """One line for what runs, one for on what, and one for what there is to say of the files."""
     from gradlab.models.size import parameter_count
 
     choices = " · ".join(
@@ -371,7 +384,8 @@ def _headline(config: Config, splits: "Splits", classifier: "Classifier", device
         ]
     )
     sizes = f"{len(splits.train):,} training, {len(splits.val):,} validation and {len(splits.test):,} test images"
-    return f"{choices}\n{config.data.name}: {sizes}, batches of {config.batch_examples:,}, on {device}"
+    data = f"{config.data.name}: {sizes} ({where}), batches of {config.batch_examples:,}, on {device}"
+    return "\n".join([choices, data, *([splits.remark] if splits.remark else [])])
 
 
 def _store_arguments(tracking: Any) -> list[str]:

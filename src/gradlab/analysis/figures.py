@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from gradlab.data.datasets.base import Splits
+from gradlab.data.datasets.base import Examples, Splits
 from gradlab.data.spec import DataSpec
 from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import metric_rows
@@ -30,9 +30,7 @@ def draw_run(folder: RunFolder, spec: DataSpec, splits: Splits, classifier: "Cla
         labels = classifier.test_labels.cpu().numpy()
         probabilities = classifier.test_logits.softmax(1).cpu().numpy()
         confusion_matrix(labels, probabilities.argmax(1), spec.classes).savefig(folder.plots / "confusion.png", dpi=110)
-        mistakes(splits.test.images, labels, probabilities, spec.classes).savefig(
-            folder.plots / "mistakes.png", dpi=110
-        )
+        mistakes(splits.test, labels, probabilities, spec.classes).savefig(folder.plots / "mistakes.png", dpi=110)
 
 
 def series(journal: Path, name: str) -> Series:
@@ -118,7 +116,7 @@ def confusion_matrix(
 
 
 def mistakes(
-    images: npt.NDArray[np.uint8],
+    examples: Examples,
     labels: npt.NDArray[np.int64],
     probabilities: npt.NDArray[np.float32],
     classes: tuple[str, ...],
@@ -139,8 +137,8 @@ def mistakes(
     )
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.axis("off")
-    for axes, index in zip(figure.axes, shown, strict=False):
-        image = np.moveaxis(images[index], 0, -1)
+    for axes, index, stored in zip(figure.axes, shown, examples.at(shown), strict=False):
+        image = np.moveaxis(stored, 0, -1)
         axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
         answer = answers[index]
         axes.set_title(

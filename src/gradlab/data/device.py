@@ -8,6 +8,7 @@ sees. So every source gives the same batches.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -71,18 +72,15 @@ class Normalization:
 
     @classmethod
     def of(cls, examples: Examples) -> "Normalization":
-        """The statistics of the training images, exact: integer sums over a histogram of each channel."""
-        levels = torch.arange(256, dtype=torch.float64)
-        means, stds = [], []
-        for channel in range(examples.images.shape[1]):
-            pixels = torch.from_numpy(examples.images[:, channel].reshape(-1))
-            counts = torch.bincount(pixels, minlength=256).double()
-            mean = (counts * levels).sum() / counts.sum()
-            means.append(mean)
-            stds.append(((counts * (levels - mean) ** 2).sum() / counts.sum()).sqrt())
-        std = torch.stack(stds)
+        """The statistics of the training images, from exact sums of whole numbers: each is rounded once."""
+        pixels = len(examples) * math.prod(examples.image_shape[1:])
+        sums, squares = examples.moments().tolist()
+        means = torch.tensor([total / pixels for total in sums], dtype=torch.float64)
+        # pixels² times the variance, in whole numbers of any length: nothing cancels.
+        spreads = [pixels * square - total * total for total, square in zip(sums, squares, strict=True)]
+        std = torch.tensor([math.sqrt(spread) / pixels for spread in spreads], dtype=torch.float64)
         # A channel that never varies carries nothing; dividing it by 1 keeps it at 0 instead of at NaN.
-        return cls(torch.stack(means), torch.where(std > 0, std, torch.ones_like(std)))
+        return cls(means, torch.where(std > 0, std, torch.ones_like(std)))
 
 
 class DeviceImages:
