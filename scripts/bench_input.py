@@ -44,7 +44,9 @@ BATCH = 128
 class Arrays(Dataset[tuple[Any, int]]):
     """Decoded images in memory, handed to PIL transforms one by one: what torchvision.datasets.CIFAR10 does."""
 
-    def __init__(self, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], transform: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], transform: Callable[[Any], Any]
+    ) -> None:
         self.images = images.transpose(0, 2, 3, 1)
         self.labels = labels.tolist()
         self.transform = transform

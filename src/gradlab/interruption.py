@@ -14,6 +14,18 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
+_current: "Interruption | None" = None
+
+
+def stop_if_asked() -> None:
+    """Raise ``Interrupted`` where the run of this process was asked to end; for long work in other threads.
+
+    Python raises for a signal in the main thread only, which cannot leave before its threads have ended.
+    """
+    if _current is not None and _current.signum is not None:
+        raise Interrupted(_current.signum)
+
+
 class Interruption:
     """Within it, the first signal that asks the run to end is remembered in ``signum``.
 
@@ -31,10 +43,14 @@ class Interruption:
         return self.signum is not None
 
     def __enter__(self) -> "Interruption":
+        global _current
         self._install()
+        _current = self
         return self
 
     def __exit__(self, *exception: object) -> None:
+        global _current
+        _current = None
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 

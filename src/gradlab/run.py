@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from gradlab import environment
 from gradlab.config import Config
-from gradlab.errors import ConfigError, GradlabError
+from gradlab.errors import ConfigError, DataError, GradlabError
 from gradlab.interruption import Interrupted, Interruption
 from gradlab.models.trial import last_batch, try_network
 from gradlab.optimizers.timm import Timm
@@ -81,7 +81,7 @@ def run(config: Config, command: list[str]) -> Outcome:
         _open_record(journal, config, folder, command)
         shipper = Shipper(folder, config.tracking) if isinstance(config.tracking, MLflow) else None
 
-        with _end_recorded(journal, folder, shipper, interruption):
+        with _end_recorded(journal, folder, shipper, interruption), contextlib.ExitStack() as cleanup:
             # What data.download=true asks for, in this thread: a signal must be able to end it.
             config.data.fetch()
 
@@ -97,10 +97,16 @@ def run(config: Config, command: list[str]) -> Outcome:
                 from gradlab.trained.network import images_record
 
                 splits = loading.result()
+            if len(splits.train) != config.spec.train_examples:
+                raise DataError("The files of the data were changed while the run began. Start it again.")
+            if splits.skipped:
+                folder.write_skipped(splits.skipped)
+                journal.artifact(folder.skipped)
 
             # The network, its optimizer and its schedule; the images; Lightning's Trainer.
             prepared = prepare(config, splits, journal, interruption)
             classifier, screen = prepared.classifier, Console()
+            cleanup.callback(prepared.data.close)
             checkpointer = Checkpointer(
                 folder.checkpoints,
                 seconds=60 * config.trainer.checkpoint_interval.number,
@@ -120,9 +126,11 @@ def run(config: Config, command: list[str]) -> Outcome:
             folder.layers.parent.mkdir()
             folder.layers.write_text(layer_table(prepared.calls))
             journal.artifact(folder.layers, "model")
-            screen.print(
-                _headline(config, splits, classifier, device, balance), highlight=False, soft_wrap=True, markup=False
-            )
+            where = prepared.data.place(trainer.strategy.root_device)
+            lines = [*_headline(config, splits, classifier, device, where), splits.remark]
+            if notice := balance.notice():
+                lines.append(f"{notice}; data.class_weights={config.data.class_weights}")
+            screen.print("\n".join(filter(None, lines)), highlight=False, soft_wrap=True, markup=False)
 
             # Training.
             ready = time.perf_counter()
@@ -365,6 +373,11 @@ def _end_recorded(
             shipper.finish()
         if isinstance(error, SystemExit):
             raise Interrupted(interruption.signum or signal.SIGINT) from error
+        if isinstance(error, RuntimeError):
+            from gradlab.data.stream import is_lost_worker, lost_worker
+
+            if is_lost_worker(error):
+                raise lost_worker() from error
         if _is_out_of_memory(error):
             raise GradlabError(
                 f"There is not enough memory for this network and batch: {str(error).splitlines()[0]}. "
@@ -420,8 +433,8 @@ def _device_name(device: "torch.device") -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else environment.processor()
 
 
-def _headline(config: Config, splits: "Splits", classifier: "Classifier", device: str, balance: "ClassBalance") -> str:
-    """One line for what runs, one for on what, and one for classes that are imbalanced."""
+def _headline(config: Config, splits: "Splits", classifier: "Classifier", device: str, where: str) -> list[str]:
+    """One line for what runs, and one for on what."""
     from gradlab.models.size import parameter_count
 
     usual = ("uniform", "none")
@@ -441,10 +454,8 @@ def _headline(config: Config, splits: "Splits", classifier: "Classifier", device
     )
     kind = "points" if config.spec.planar else "images"
     sizes = f"{len(splits.train):,} training, {len(splits.val):,} validation and {len(splits.test):,} test {kind}"
-    lines = [choices, f"{config.data.name}: {sizes}, batches of {config.batch_examples:,}, on {device}"]
-    if notice := balance.notice():
-        lines.append(f"{notice}; data.class_weights={config.data.class_weights}")
-    return "\n".join(lines)
+    data = f"{config.data.name}: {sizes} ({where}), batches of {config.batch_examples:,}, on {device}"
+    return [choices, data]
 
 
 def _store_arguments(tracking: Any) -> list[str]:

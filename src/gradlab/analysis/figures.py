@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from gradlab.analysis.boundary import decision_boundary
-from gradlab.data.datasets.base import Splits
+from gradlab.data.datasets.base import Examples, Splits
 from gradlab.data.spec import DataSpec
 from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import metric_rows
@@ -36,9 +36,7 @@ def draw_run(folder: RunFolder, spec: DataSpec, splits: Splits, classifier: "Cla
         if spec.planar:
             decision_boundary(classifier, splits, spec.classes).savefig(folder.plots / "decision_boundary.png", dpi=110)
         else:
-            mistakes(splits.test.images, labels, probabilities, spec.classes).savefig(
-                folder.plots / "mistakes.png", dpi=110
-            )
+            mistakes(splits.test, labels, probabilities, spec.classes).savefig(folder.plots / "mistakes.png", dpi=110)
 
 
 def series(journal: Path, name: str) -> Series:
@@ -124,7 +122,7 @@ def confusion_matrix(
 
 
 def mistakes(
-    images: npt.NDArray[np.uint8 | np.float32],
+    examples: Examples,
     labels: npt.NDArray[np.int64],
     probabilities: npt.NDArray[np.float32],
     classes: tuple[str, ...],
@@ -145,8 +143,8 @@ def mistakes(
     )
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.axis("off")
-    for axes, index in zip(figure.axes, shown, strict=False):
-        image = np.moveaxis(images[index], 0, -1)
+    for axes, index, stored in zip(figure.axes, shown, examples.at(shown), strict=False):
+        image = np.moveaxis(stored, 0, -1)
         axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
         answer = answers[index]
         axes.set_title(

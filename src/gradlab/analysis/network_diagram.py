@@ -284,9 +284,7 @@ class _Outliner:
             if isinstance(before, Box):
                 before.calls.append(call.index)
             return
-        items.append(
-            Box(said.text, said.role, call.shape, call.parameters, call.trained, call.index, [call.index])
-        )
+        items.append(Box(said.text, said.role, call.shape, call.parameters, call.trained, call.index, [call.index]))
 
     def _source(self, call: Call) -> int:
         """What made the input of ``call``, past the layers that are not drawn."""
@@ -350,7 +348,9 @@ def _summed_up(frame: Frame) -> Box:
 
 def _total(items: list[Item], number: str) -> int:
     return sum(
-        item.times * _total(item.items, number) if isinstance(item, Frame) else getattr(item, number) * getattr(item, "times", 1)
+        item.times * _total(item.items, number)
+        if isinstance(item, Frame)
+        else getattr(item, number) * getattr(item, "times", 1)
         for item in items
     )
 
@@ -365,7 +365,8 @@ def _alike_joined(items: list[Item]) -> list[Item]:
             and item.text.split(",")[0] == last.text.split(",")[0] and item.shape == last.shape
         ):  # fmt: skip
             total, trained = (
-                getattr(last, number) * last.times + getattr(item, number) * item.times for number in ("parameters", "trained")
+                getattr(last, number) * last.times + getattr(item, number) * item.times
+                for number in ("parameters", "trained")
             )
             times = last.times + item.times
             # A row's numbers are those of one of its layers; of unlike ones, the mean.
@@ -456,7 +457,9 @@ class _Painter:
             y = self._item(item, y + GAP)
         y = self._end(y + GAP, "softmax", f"the scores become {classes:,} probabilities, which sum to 1", (classes,))
         self._between(y, y + GAP)
-        self._end(y + GAP, f"loss: {loss}", "compared with the label: small where the true class is probable", (), arrow=False)
+        self._end(
+            y + GAP, f"loss: {loss}", "compared with the label: small where the true class is probable", (), arrow=False
+        )
 
     def _input(self, image: npt.NDArray[np.uint8], y: float) -> float:
         side = 1.0
@@ -487,17 +490,28 @@ class _Painter:
             return self._plus(item, y, times)
         bottom = y + BOX
         frozen = item.parameters > 0 and item.trained == 0
-        self._rounded(LEFT, y, RIGHT - LEFT, BOX, FILL[item.role] if not frozen else "#eceff1", "#9ca3af" if frozen else FORWARD)
+        self._rounded(
+            LEFT, y, RIGHT - LEFT, BOX, FILL[item.role] if not frozen else "#eceff1", "#9ca3af" if frozen else FORWARD
+        )
         extras = [*item.extras, "frozen"] if frozen else item.extras
         middle = y + BOX / 2
         text = _cut(item.text, 52)
-        self.axes.text(
-            LEFT + 0.16, middle - (0.1 if extras else 0), text, fontsize=10.5, color=INK, va="center"
-        )
+        self.axes.text(LEFT + 0.16, middle - (0.1 if extras else 0), text, fontsize=10.5, color=INK, va="center")
         if extras:
-            self.axes.text(LEFT + 0.16, middle + 0.12, _cut(" · ".join(extras), 68), fontsize=8.5, color=FAINT, va="center")
+            self.axes.text(
+                LEFT + 0.16, middle + 0.12, _cut(" · ".join(extras), 68), fontsize=8.5, color=FAINT, va="center"
+            )
         if item.times > 1:
-            self.axes.text(RIGHT - 0.16, middle, f"× {item.times}", fontsize=13, weight="bold", color=FORWARD, ha="right", va="center")
+            self.axes.text(
+                RIGHT - 0.16,
+                middle,
+                f"× {item.times}",
+                fontsize=13,
+                weight="bold",
+                color=FORWARD,
+                ha="right",
+                va="center",
+            )
         self._numbers(middle, item.shape, item.times * item.parameters, times)
         for call in [*item.calls, item.last]:
             self.places[call] = (y, bottom)
@@ -515,7 +529,14 @@ class _Painter:
         self.axes.text(RIGHT, y + 0.16, frame.title, fontsize=9, color=FAINT, ha="right", va="center")
         if frame.times > 1:
             self.axes.text(
-                LEFT - 0.92, y + height / 2, f"× {frame.times}", fontsize=17, weight="bold", color=FORWARD, ha="right", va="center"
+                LEFT - 0.92,
+                y + height / 2,
+                f"× {frame.times}",
+                fontsize=17,
+                weight="bold",
+                color=FORWARD,
+                ha="right",
+                va="center",
             )
         inner = y + TITLE - GAP
         for number, item in enumerate(frame.items):
@@ -581,13 +602,23 @@ class _Painter:
 
     def _numbers(self, y: float, shape: tuple[int, ...], parameters: int, times: int) -> None:
         if shape:
-            self.axes.text(SHAPE, y, " × ".join(f"{side:,}" for side in shape), fontsize=10, color=INK, ha="center", va="center")
+            self.axes.text(
+                SHAPE, y, " × ".join(f"{side:,}" for side in shape), fontsize=10, color=INK, ha="center", va="center"
+            )
         if parameters:
             text = f"{times} × {parameters:,}" if times > 1 else f"{parameters:,}"
             self.axes.text(NUMBER, y, text, fontsize=10, color=INK, ha="right", va="center")
 
     def _rounded(
-        self, x: float, y: float, width: float, height: float, fill: str, edge: str, line: float = 1.2, behind: bool = False
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        fill: str,
+        edge: str,
+        line: float = 1.2,
+        behind: bool = False,
     ) -> None:
         self.axes.add_patch(
             FancyBboxPatch(

@@ -8,6 +8,7 @@ sees. So every source gives the same batches.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from gradlab.data.augmenter import Augmenter
-from gradlab.data.datasets.base import Examples
+from gradlab.data.datasets.base import Examples, StreamedExamples
 from gradlab.durations import Horizon
 from gradlab.seeds import generator
 
@@ -73,21 +74,18 @@ class Normalization:
 
     @classmethod
     def of(cls, examples: Examples) -> "Normalization":
-        """The statistics of the training images, exact: integer sums over a histogram of each channel; floats in float64."""
-        if examples.images.dtype != np.uint8:
+        """The statistics of the training images: of bytes from exact sums of whole numbers, of floats in float64."""
+        if not isinstance(examples, StreamedExamples) and examples.images.dtype != np.uint8:
             values = examples.images.astype(np.float64)
             axes = (0, 2, 3)
             std = np.where(values.min(axes) == values.max(axes), 0.0, values.std(axes))  # rounding hides that it is 0
             return cls._of(torch.from_numpy(values.mean(axes)), torch.from_numpy(std))
-        levels = torch.arange(256, dtype=torch.float64)
-        means, stds = [], []
-        for channel in range(examples.images.shape[1]):
-            pixels = torch.from_numpy(examples.images[:, channel].reshape(-1))
-            counts = torch.bincount(pixels, minlength=256).double()
-            mean = (counts * levels).sum() / counts.sum()
-            means.append(mean)
-            stds.append(((counts * (levels - mean) ** 2).sum() / counts.sum()).sqrt())
-        return cls._of(torch.stack(means), torch.stack(stds))
+        pixels = len(examples) * math.prod(examples.image_shape[1:])
+        sums, squares = examples.moments().tolist()
+        means = torch.tensor([total / pixels for total in sums], dtype=torch.float64)
+        # pixels² times the variance, in whole numbers of any length: nothing cancels.
+        spreads = [pixels * square - total * total for total, square in zip(sums, squares, strict=True)]
+        return cls._of(means, torch.tensor([math.sqrt(spread) / pixels for spread in spreads], dtype=torch.float64))
 
     @classmethod
     def _of(cls, mean: torch.Tensor, std: torch.Tensor) -> "Normalization":

@@ -1,5 +1,6 @@
 """The LightningDataModule of a run: its three splits on the device, and the loaders over them."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,13 +9,17 @@ import torch
 
 from gradlab.data.augment import Augmentation
 from gradlab.data.augmenter import Augmenter
-from gradlab.data.datasets.base import Splits
+from gradlab.data.datasets.base import Splits, StreamedExamples
 from gradlab.data.device import DeviceImages, EvaluationBatches, Normalization, Preparation, Source, TrainingChunks
+from gradlab.data.stream import StreamedImages
 from gradlab.durations import Horizon
+
+_EVALUATED = 6_200_000
+"""Numbers in an evaluation batch: 500 RGB images of 64×64, and of larger ones fewer, whose activations would fill memory."""
 
 
 class ImageData(pl.LightningDataModule):
-    """Splits in memory, moved to the Trainer's device in ``setup`` and kept there.
+    """Splits on the Trainer's device, where they are brought in ``setup`` and kept; those that do not fit are streamed to it.
 
     Args:
         splits: the images of the run.
@@ -50,11 +55,27 @@ class ImageData(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         assert self.trainer is not None
+        self.place(self.trainer.strategy.root_device)
+
+    def place(self, device: torch.device) -> str:
+        """Bring the images to ``device``, once; returns where they are, in words."""
+        splits = {name: getattr(self.splits, name) for name in ("train", "val", "test")}
         if not self._sources:
-            device = self.trainer.strategy.root_device
-            for name in ("train", "val", "test"):
-                self._sources[name] = DeviceImages(getattr(self.splits, name), device)
+            free = _free(device, self.splits.device_share)
+            for name, examples in splits.items():
+                fits = examples.decoded_bytes <= free and not isinstance(examples, StreamedExamples)
+                free -= examples.decoded_bytes if fits else 0
+                self._sources[name] = DeviceImages(examples, device) if fits else StreamedImages(examples, device)
             self._preparation = Preparation(self.normalization, device, self.dtype, self.augmenter(device))
+        train, total = self._sources["train"], sum(examples.decoded_bytes for examples in splits.values())
+        if not isinstance(train, StreamedImages):
+            return f"{_bytes(total)} on the device"
+        by = (
+            f"by {train.workers} workers ({_bytes(total)} decoded)"
+            if train.workers
+            else f"from memory ({_bytes(total)})"
+        )
+        return f"streamed {by}"
 
     def augmenter(self, device: torch.device | str) -> Augmenter | None:
         """The run's augmentations, for images on ``device``; None where there are none."""
@@ -62,17 +83,41 @@ class ImageData(pl.LightningDataModule):
             return None
         return Augmenter(self.augmentations, self.seed, self.normalization.mean, device, self.dtype)
 
+    def close(self) -> None:
+        """End the processes that read images, where there are any."""
+        for source in self._sources.values():
+            if isinstance(source, StreamedImages):
+                source.close()
+
     def train_dataloader(self) -> TrainingChunks:
         return TrainingChunks(
             self._sources["train"], self._preparation, self.batch_size, self.seed, self.horizon, self.round_steps
         )
 
     def val_dataloader(self) -> EvaluationBatches:
-        return EvaluationBatches(self._sources["val"], self._preparation)
+        return self._evaluation("val")
 
     def test_dataloader(self) -> EvaluationBatches:
-        return EvaluationBatches(self._sources["test"], self._preparation)
+        return self._evaluation("test")
+
+    def _evaluation(self, name: str) -> EvaluationBatches:
+        pixels = math.prod(self.splits.train.image_shape)
+        return EvaluationBatches(self._sources[name], self._preparation, max(1, min(500, _EVALUATED // pixels)))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Nothing to move: batches are made on the device."""
         return batch
+
+
+def _free(device: torch.device, share: float) -> float:
+    """Bytes that images may take on ``device``. Those in the host's memory are there already."""
+    return share * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+
+
+def _bytes(count: int) -> str:
+    """``count`` bytes in a unit of its size: 150 MB."""
+    scaled, units = float(count), iter(("bytes", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while scaled >= 1000 and unit != "TB":
+        scaled, unit = scaled / 1000, next(units)
+    return f"{scaled:,.3g} {unit}"

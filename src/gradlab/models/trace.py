@@ -67,7 +67,13 @@ def trace(model: "nn.Module", image_shape: tuple[int, ...]) -> list[Call]:
     def tensors(values: Any) -> list[torch.Tensor]:
         found = []
         for value in values if isinstance(values, list | tuple) else [values]:
-            found += [value] if isinstance(value, torch.Tensor) else tensors(value) if isinstance(value, tuple | list) else []
+            found += (
+                [value]
+                if isinstance(value, torch.Tensor)
+                else tensors(value)
+                if isinstance(value, tuple | list)
+                else []
+            )
         return found
 
     def sources(values: Any) -> tuple[int, ...]:

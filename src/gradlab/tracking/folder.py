@@ -1,9 +1,12 @@
 """A run's folder: everything that a run leaves behind, each file by its name."""
 
+import csv
+import io
 import json
 import os
 import secrets
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.plots = self.path / "plots"
         self.layers = self.path / "model" / "layers.txt"
+        self.skipped = self.path / "skipped_images.csv"
         self.shipped = self.path / "mlflow.json"
         self.shipper_log = self.path / "shipper.log"
 
@@ -56,3 +60,9 @@ class RunFolder:
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_atomically(self.result, json.dumps(result, indent=2) + "\n")
+
+    def write_skipped(self, reasons: Mapping[str, str]) -> None:
+        """The list of images that were left out, each with the reason."""
+        table = io.StringIO()
+        csv.writer(table).writerows([("image", "reason"), *reasons.items()])
+        write_atomically(self.skipped, table.getvalue())

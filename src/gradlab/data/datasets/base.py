@@ -1,13 +1,16 @@
 """The registry of datasets, what they share, and the split that keeps validation and test apart from training."""
 
 import hashlib
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from gradlab.bounds import check_number, check_option
+from gradlab.data.moments import moments
 from gradlab.data.spec import DataSpec
 from gradlab.errors import DataError, FieldError
 from gradlab.registry import Registry
@@ -27,18 +30,113 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(channels, height, width)."""
+        return self.images.shape[1:]
+
+    @property
+    def decoded_bytes(self) -> int:
+        """What all images take in memory."""
+        return len(self) * math.prod(self.image_shape) * self.images.itemsize
+
     def take(self, indices: npt.NDArray[np.int64]) -> "Examples":
         return Examples(self.images[indices], self.labels[indices])
+
+    def at(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8 | np.float32]:
+        """The images at ``indices``, and no others: [indices, channels, height, width]."""
+        return self.images[indices]
+
+    def moments(self) -> npt.NDArray[np.int64]:
+        """``moments`` over all images, which must be bytes."""
+        some = max(1, (1 << 20) // max(1, math.prod(self.image_shape)))
+        parts = [moments(self.images[first : first + some]) for first in range(0, len(self), some)]
+        total: npt.NDArray[np.int64] = np.stack(parts).sum(axis=0)
+        return total
+
+
+class Reader(Protocol):
+    """Where the images of ``StreamedExamples`` come from."""
+
+    def at(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """The images in ``rows``, [rows, channels, height, width]."""
+
+
+class StreamedExamples(Examples):
+    """Images that stay in their files, and are decoded where they are wanted. ``images`` decodes all of them at once.
+
+    Args:
+        reader: decodes images by row; goes to other processes.
+        rows: the row of each image, int64 [n].
+        labels: int64 [n].
+        shape: (channels, height, width).
+        of_each: the ``moments`` of each image, int64 [n, 2, channels].
+        workers: processes that decode while a run trains, ≥ 1.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        rows: npt.NDArray[np.int64],
+        labels: npt.NDArray[np.int64],
+        shape: tuple[int, int, int],
+        of_each: npt.NDArray[np.int64],
+        workers: int,
+    ) -> None:
+        vars(self).update(
+            reader=reader, rows=rows, labels=labels, shape=shape, of_each=of_each, workers=workers
+        )  # as a frozen dataclass does it
+
+    reader: Reader
+    rows: npt.NDArray[np.int64]
+    shape: tuple[int, int, int]
+    of_each: npt.NDArray[np.int64]
+    workers: int
+
+    def __repr__(self) -> str:
+        return f"StreamedExamples({len(self)} of {self.shape})"
+
+    @property
+    def images(self) -> npt.NDArray[np.uint8]:
+        return self.at(np.arange(len(self)))
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return self.shape
+
+    @property
+    def decoded_bytes(self) -> int:
+        return len(self) * math.prod(self.shape)
+
+    def take(self, indices: npt.NDArray[np.int64]) -> "StreamedExamples":
+        chosen = self.rows[indices], self.labels[indices], self.shape, self.of_each[indices]
+        return StreamedExamples(self.reader, *chosen, self.workers)
+
+    def at(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        return self.reader.at(self.rows[indices])
+
+    def moments(self) -> npt.NDArray[np.int64]:
+        total: npt.NDArray[np.int64] = self.of_each.sum(axis=0)
+        return total
 
 
 @dataclass(frozen=True)
 class Splits:
-    """A dataset as a run uses it. ``fingerprint`` is a SHA-256 over every image and label, in order."""
+    """A dataset as a run uses it.
+
+    fingerprint: SHA-256 over every image and label, in order.
+    skipped: files that were to be images and are left out, each with the reason.
+    remark: what else the user should know of the files, in one line; or nothing.
+    device_share: the share of a GPU's free memory that the images may take; beyond it they are streamed to it.
+    """
 
     train: Examples
     val: Examples
     test: Examples
     fingerprint: str
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    remark: str = ""
+    device_share: float = 0.8
 
 
 class Dataset(Protocol):
@@ -116,21 +214,29 @@ def stratified_split(examples: Examples, fraction: float, seed: int, part: int) 
     Raises:
         DataError: there are fewer than two images.
     """
-    if len(examples) < 2:
-        raise DataError(f"{len(examples)} images cannot be split into two parts: each needs at least one.")
-    wanted = held_out(len(examples), fraction)
-    _, counts = np.unique(examples.labels, return_counts=True)
-    shares = counts * (wanted / len(examples))
+    kept, out = stratified_indices(examples.labels, fraction, seed, part)
+    return examples.take(kept), examples.take(out)
+
+
+def stratified_indices(
+    labels: npt.NDArray[np.int64], fraction: float, seed: int, part: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """``stratified_split`` as indices into ``labels``, each part's in order."""
+    if len(labels) < 2:
+        raise DataError(f"{len(labels)} images cannot be split into two parts: each needs at least one.")
+    wanted = held_out(len(labels), fraction)
+    _, counts = np.unique(labels, return_counts=True)
+    shares = counts * (wanted / len(labels))
     takes = np.floor(shares).astype(np.int64)
     whole = takes == shares
     turn = np.where(whole, 2, np.where(counts == 1, 1, 0))
     takes[np.lexsort((takes - shares, turn))[: wanted - takes.sum()]] += 1
     random = np.random.default_rng(derive(seed, "split", part))
-    chosen = np.zeros(len(examples), dtype=bool)
-    by_class = np.split(np.argsort(examples.labels, kind="stable"), np.cumsum(counts)[:-1])
+    chosen = np.zeros(len(labels), dtype=bool)
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
     for members, take in zip(by_class, takes, strict=True):
         chosen[random.permutation(members)[:take]] = True
-    return examples.take(np.flatnonzero(~chosen)), examples.take(np.flatnonzero(chosen))
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
 def fingerprint(*parts: Examples) -> str:

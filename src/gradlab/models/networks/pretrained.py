@@ -170,7 +170,9 @@ def freeze(network: nn.Module, what: str | list[str], heads: list[nn.Module]) ->
         singles = [parameter for name, parameter in parameters.items() if chosen(name)]
     partly = PartlyFrozen(network, frozen, singles)
     if not any(parameter.requires_grad for parameter in partly.parameters()):
-        raise ConfigError("model.freeze leaves nothing to train. Leave the last layer out of it, as model.freeze=backbone does.")
+        raise ConfigError(
+            "model.freeze leaves nothing to train. Leave the last layer out of it, as model.freeze=backbone does."
+        )
     return partly
 
 
