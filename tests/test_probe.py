@@ -111,9 +111,9 @@ def test_a_run_looks_in_its_rhythm_and_trains_the_same(tmp_path: Path) -> None:
     probed = train(tmp_path / "probed", *arguments, "trainer.probe_every=20 steps")
     assert plain.status == probed.status == 0, probed.err
     assert plain.result["parameters_sha256"] == probed.result["parameters_sha256"]
-    states = read_states(probed.run / "layers.csv")
+    states = read_states(probed.run / "model" / "layer_states.csv")
     assert sorted({state.step for state in states}) == [0, 20, 40, 50]
     assert [state.depth for state in states if state.step == 40] == [1, 2, 3]
     assert all(math.isfinite(value) for state in states for value in vars(state).values() if isinstance(value, float))
     assert (probed.run / "plots" / "layers.png").stat().st_size > 10_000
-    assert not (plain.run / "layers.csv").exists()
+    assert not (plain.run / "model" / "layer_states.csv").exists()

@@ -5,7 +5,7 @@ network on every device. n_in and n_out below are a layer's fan-in and fan-out: 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from gradlab.bounds import check_number, check_option
 from gradlab.registry import Registry
@@ -24,6 +24,17 @@ class Initializer(Protocol):
 
     def start(self, layer: "Layer", generator: "torch.Generator") -> None:
         """Set one linear or convolution layer's weight and bias in place."""
+
+
+@runtime_checkable
+class DataDependent(Protocol):
+    """An initialiser that looks at ``images`` training images after it has started every layer."""
+
+    @property
+    def images(self) -> int: ...
+
+    def calibrate(self, model: "torch.nn.Module", images: "torch.Tensor") -> None:
+        """Change the weights of ``model`` in place; ``images`` are floats [n, channels, height, width], normalised."""
 
 
 INITIALIZERS: Registry[Initializer] = Registry("init")
@@ -263,7 +274,7 @@ class LSUV(Weights):
         init.orthogonal_(weight, generator=generator)
 
     def calibrate(self, model: "torch.nn.Module", images: "torch.Tensor") -> None:
-        """Divide the weights of ``model`` in place; ``images`` are floats [n, channels, height, width], normalised.
+        """Divide the weights of ``model`` in place.
 
         The network is seen in evaluation mode: dropout passes everything, BatchNorm does nothing yet.
         """
@@ -336,11 +347,19 @@ def initialize(model: "torch.nn.Module", initializer: Initializer, seed: int) ->
     """Set every linear and convolution layer of ``model`` but the kept ones in place, in their order, by ``initializer``."""
     import torch
 
-    from gradlab.layers import is_kept
     from gradlab.seeds import generator
 
     draws = generator(seed, "init")
     with torch.no_grad():
-        for layer in model.modules():
-            if isinstance(layer, torch.nn.Linear | torch.nn.modules.conv._ConvNd) and not is_kept(layer):
-                initializer.start(layer, draws)
+        for layer in _layers(model):
+            initializer.start(layer, draws)
+
+
+def _layers(model: "torch.nn.Module") -> "list[Layer]":
+    """The linear and convolution layers that an initialiser may set, in their order."""
+    import torch
+
+    from gradlab.layers import is_kept
+
+    kinds = torch.nn.Linear | torch.nn.modules.conv._ConvNd
+    return [layer for layer in model.modules() if isinstance(layer, kinds) and not is_kept(layer)]

@@ -66,10 +66,11 @@ class _Hooks:
     def __init__(self, model: nn.Module) -> None:
         self.entries: list[dict[str, Any]] = []
         self._handles = []
-        for name, module in model.named_modules():
+        named: list[tuple[str, nn.Module]] = list(model.named_modules())
+        for name, module in named:
             if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
                 self._handles.append(module.register_forward_hook(self._opened(name)))
-            elif isinstance(module, (*RECTIFIERS, *SMOOTH, *SQUASHERS)):
+            elif isinstance(module, RECTIFIERS + SMOOTH + tuple(SQUASHERS)):
                 self._handles.append(module.register_forward_hook(self._activated))
 
     def _opened(self, name: str) -> "Callable[[nn.Module, Any, torch.Tensor], None]":

@@ -91,8 +91,10 @@ def run(config: Config, command: list[str]) -> Outcome:
                 from rich.console import Console
 
                 from gradlab import console as terminal
+                from gradlab import probe
                 from gradlab.checkpoints import Checkpointer
                 from gradlab.data.balance import ClassBalance
+                from gradlab.data.sample import sample
                 from gradlab.models.size import layer_table
                 from gradlab.trained.network import images_record
 
@@ -116,7 +118,11 @@ def run(config: Config, command: list[str]) -> Outcome:
                     "versions": environment.versions(),
                 },
             )
-            trainer = lightning_trainer(config, [terminal.ProgressReport(screen), checkpointer])
+            callbacks: list[pl.Callback] = [terminal.ProgressReport(screen), checkpointer]
+            if every := config.trainer.probe_steps(config.horizon):
+                seen = sample(splits, prepared.data.normalization, probe.IMAGES, prepared.data.dtype)
+                callbacks.append(probe.LayerProbe(seen, every, folder.layer_states))
+            trainer = lightning_trainer(config, callbacks)
             device = _device_name(trainer.strategy.root_device)
             known_now = {"device": device, "threads": prepared.threads, "data_sha256": splits.fingerprint}
             known_now["multiply_adds"] = prepared.calls[0].multiply_adds
@@ -153,6 +159,8 @@ def run(config: Config, command: list[str]) -> Outcome:
                 "total": time.perf_counter() - began,
             }
             folder.write_result(result)
+            if folder.layer_states.exists():
+                journal.artifact(folder.layer_states, "model")
             if config.plots:
                 from gradlab.analysis.figures import draw_run
                 from gradlab.analysis.network_diagram import draw_network
@@ -161,6 +169,10 @@ def run(config: Config, command: list[str]) -> Outcome:
                 about = f"{getattr(config.model, 'arch', config.model.name)} on {config.data.name}"
                 loss = config.loss.name.replace("_", " ")
                 draw_network(folder.plots / "network.png", prepared.calls, splits.test.images[0], about, loss)
+                if folder.layer_states.exists():
+                    from gradlab.analysis.layers_figure import layers_figure
+
+                    layers_figure(probe.read_states(folder.layer_states)).savefig(folder.plots / "layers.png", dpi=110)
                 if config.augment:
                     from gradlab.analysis.augmented import draw_augmented
 
@@ -203,8 +215,8 @@ def prepare(config: Config, splits: "Splits", journal: Journal, interruption: In
     from gradlab.classifier import Classifier
     from gradlab.data.balance import balanced_weights
     from gradlab.data.module import ImageData
-    from gradlab.data.sample import sample_images
-    from gradlab.initializers import initialize
+    from gradlab.data.sample import sample
+    from gradlab.initializers import DataDependent, initialize
     from gradlab.models.base import PREPARATION_IMAGES, StartsFromImages, build_network
     from gradlab.models.trace import trace
     from gradlab.seeds import derive
@@ -219,11 +231,14 @@ def prepare(config: Config, splits: "Splits", journal: Journal, interruption: In
         round_steps=config.trainer.steps("validate_every", config.horizon),
         dtype=dtype,
         augmentations=config.augment,
+        stop_every=config.trainer.probe_steps(config.horizon),
     )
     model = build_network(config.model, config.spec, config.seed)
     initialize(model, config.init, config.seed)
     if isinstance(model, StartsFromImages):
-        model.start_from_images(sample_images(splits, data.normalization, PREPARATION_IMAGES))
+        model.start_from_images(sample(splits, data.normalization, PREPARATION_IMAGES).images)
+    if isinstance(config.init, DataDependent):
+        config.init.calibrate(model, sample(splits, data.normalization, config.init.images).images)
     calls = trace(model, config.spec.image_shape)
     pass_examples = -(-config.batch_examples // config.trainer.accumulate)
     threads = config.trainer.cpu_threads(pass_examples * calls[0].multiply_adds)

@@ -27,6 +27,8 @@ class Trainer:
     max_steps: length of the run in optimizer steps, ≥ 1; or null. Exactly one of the two is set.
     validate_every: rhythm of validation, as ``1 epochs``, ``200 steps`` or ``10%``; the end is always validated.
     log_every: rhythm of the rows of training loss and accuracy; each row is the mean over the steps since the last.
+    probe_every: rhythm of looks into the layers (mean and spread of activations and gradients, dead units), which are drawn in
+        plots/layers.png; or null for none. A look changes nothing of the training.
     checkpoint_every: rhythm of checkpoints, in minutes; one is written at the end in any case. 0 for only that one.
     threads: CPU threads of torch, from 1 to the cores there are; or null for what the work of a step can use, at most the cores there are.
     deterministic: refuse operations whose result may differ between two runs on one GPU.
@@ -43,6 +45,7 @@ class Trainer:
     max_steps: int | None
     validate_every: str
     log_every: str
+    probe_every: str | None
     checkpoint_every: str
     threads: int | None
     deterministic: bool
@@ -63,8 +66,8 @@ class Trainer:
                 f"and trainer.max_epochs are both given, {self.max_steps} and {self.max_epochs}, and which of them ends "
                 "the run is ambiguous. Set one to null, as in trainer.max_epochs=null",
             )
-        for field in ("validate_every", "log_every"):
-            if duration_of(self, field).number == 0:
+        for field in ("validate_every", "log_every", "probe_every"):
+            if getattr(self, field) is not None and duration_of(self, field).number == 0:
                 raise FieldError(field, "must be above 0")
         duration_of(self, "checkpoint_every", units=("minutes",))
         for field in ("clip_norm", "clip_value"):
@@ -86,8 +89,12 @@ class Trainer:
         return Horizon(self.max_epochs * steps_per_epoch, steps_per_epoch)
 
     def steps(self, field: str, horizon: Horizon) -> int:
-        """The duration in ``field`` (validate_every or log_every) in steps of this run, ≥ 1."""
+        """The duration in ``field`` (validate_every, log_every or probe_every) in steps of this run, ≥ 1."""
         return duration_of(self, field).steps(horizon)
+
+    def probe_steps(self, horizon: Horizon) -> int | None:
+        """Steps between looks into the layers; None for no looks."""
+        return None if self.probe_every is None else self.steps("probe_every", horizon)
 
     @property
     def checkpoint_interval(self) -> Duration:

@@ -72,4 +72,4 @@ def _name_layers(grid: "np.ndarray[tuple[int, int], np.dtype[np.object_]]", stat
             axes.set_xticks(list(names), [f"{depth}\n{name}" for depth, name in names.items()], fontsize=7)
             axes.set_xlabel("layer, in the order of computation")
         else:
-            axes.set_xlabel("layer, in the order of computation (names in layers.csv)")
+            axes.set_xlabel("layer, in the order of computation (names in model/layer_states.csv)")

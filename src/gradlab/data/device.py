@@ -204,6 +204,7 @@ class TrainingChunks:
         seed: of the run.
         horizon: length of the run; ``steps_per_epoch`` must be ⌈images / batch_size⌉.
         round_steps: steps between validations.
+        stop_every: a chunk ends at every multiple of so many steps; None where only rounds end one.
     """
 
     def __init__(
@@ -214,6 +215,7 @@ class TrainingChunks:
         seed: int,
         horizon: Horizon,
         round_steps: int,
+        stop_every: int | None = None,
     ) -> None:
         self.source = source
         self.preparation = preparation
@@ -221,6 +223,7 @@ class TrainingChunks:
         self.seed = seed
         self.horizon = horizon
         self.round_steps = round_steps
+        self.stop_every = stop_every
         self.pace = Pace()
         self.next_step = 0
         self._batches: Iterator[Batch] | None = None
@@ -232,6 +235,8 @@ class TrainingChunks:
         while self.next_step < end:
             first = self.next_step
             self.next_step = min(end, first + self.pace.steps)
+            if self.stop_every is not None:
+                self.next_step = min(self.next_step, (first // self.stop_every + 1) * self.stop_every)
             yield Chunk(first, self.next_step - first, self._batches)
 
     def picks(self, first_step: int) -> Iterator[Pick]:

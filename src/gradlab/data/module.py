@@ -29,6 +29,7 @@ class ImageData(pl.LightningDataModule):
         round_steps: steps between validations.
         dtype: of the float images.
         augmentations: of the training images, in the order in which they are applied.
+        stop_every: see ``TrainingChunks``.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ImageData(pl.LightningDataModule):
         round_steps: int,
         dtype: torch.dtype = torch.float32,
         augmentations: Sequence[Augmentation] = (),
+        stop_every: int | None = None,
     ) -> None:
         super().__init__()
         self.splits = splits
@@ -48,6 +50,7 @@ class ImageData(pl.LightningDataModule):
         self.seed = seed
         self.horizon = horizon
         self.round_steps = round_steps
+        self.stop_every = stop_every
         self.dtype = dtype
         self.augmentations = augmentations
         self.normalization = Normalization.of(splits.train)
@@ -91,7 +94,13 @@ class ImageData(pl.LightningDataModule):
 
     def train_dataloader(self) -> TrainingChunks:
         return TrainingChunks(
-            self._sources["train"], self._preparation, self.batch_size, self.seed, self.horizon, self.round_steps
+            self._sources["train"],
+            self._preparation,
+            self.batch_size,
+            self.seed,
+            self.horizon,
+            self.round_steps,
+            self.stop_every,
         )
 
     def val_dataloader(self) -> EvaluationBatches:

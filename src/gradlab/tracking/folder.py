@@ -35,6 +35,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.plots = self.path / "plots"
         self.layers = self.path / "model" / "layers.txt"
+        self.layer_states = self.path / "model" / "layer_states.csv"
         self.skipped = self.path / "skipped_images.csv"
         self.shipped = self.path / "mlflow.json"
         self.shipper_log = self.path / "shipper.log"

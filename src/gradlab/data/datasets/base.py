@@ -50,7 +50,8 @@ class Examples:
     def moments(self) -> npt.NDArray[np.int64]:
         """``moments`` over all images, which must be bytes."""
         some = max(1, (1 << 20) // max(1, math.prod(self.image_shape)))
-        parts = [moments(self.images[first : first + some]) for first in range(0, len(self), some)]
+        pixels = self.images.view(np.uint8)
+        parts = [moments(pixels[first : first + some]) for first in range(0, len(self), some)]
         total: npt.NDArray[np.int64] = np.stack(parts).sum(axis=0)
         return total
 
