@@ -253,14 +253,14 @@ class _Outliner:
     def _extend(self, items: list[Item], inner: list[Item]) -> None:
         """Append the rows of a container; the first may belong to the row before."""
         first, before = (inner[0] if inner else None), (items[-1] if items else None)
-        if isinstance(first, Box) and isinstance(before, Box) and first.role in ("norm", "change"):
-            if self._source(self.calls[first.calls[0]]) == before.last:
-                before.extras += [first.text, *first.extras]
-                before.last, before.shape = first.last, first.shape
-                before.parameters += first.parameters
-                before.trained += first.trained
-                before.calls += first.calls
-                inner = inner[1:]
+        small = isinstance(first, Box) and first.role in ("norm", "change")
+        if small and isinstance(before, Box) and self._source(self.calls[first.calls[0]]) == before.last:
+            before.extras += [first.text, *first.extras]
+            before.last, before.shape = first.last, first.shape
+            before.parameters += first.parameters
+            before.trained += first.trained
+            before.calls += first.calls
+            inner = inner[1:]
         items += inner
 
     def _add_leaf(self, items: list[Item], call: Call) -> None:
@@ -284,9 +284,7 @@ class _Outliner:
             if isinstance(before, Box):
                 before.calls.append(call.index)
             return
-        items.append(
-            Box(said.text, said.role, call.shape, call.parameters, call.trained, call.index, [call.index])
-        )
+        items.append(Box(said.text, said.role, call.shape, call.parameters, call.trained, call.index, [call.index]))
 
     def _source(self, call: Call) -> int:
         """What made the input of ``call``, past the layers that are not drawn."""
@@ -350,7 +348,9 @@ def _summed_up(frame: Frame) -> Box:
 
 def _total(items: list[Item], number: str) -> int:
     return sum(
-        item.times * _total(item.items, number) if isinstance(item, Frame) else getattr(item, number) * getattr(item, "times", 1)
+        item.times * _total(item.items, number)
+        if isinstance(item, Frame)
+        else getattr(item, number) * getattr(item, "times", 1)
         for item in items
     )
 
@@ -365,7 +365,8 @@ def _alike_joined(items: list[Item]) -> list[Item]:
             and item.text.split(",")[0] == last.text.split(",")[0] and item.shape == last.shape
         ):  # fmt: skip
             total, trained = (
-                getattr(last, number) * last.times + getattr(item, number) * item.times for number in ("parameters", "trained")
+                getattr(last, number) * last.times + getattr(item, number) * item.times
+                for number in ("parameters", "trained")
             )
             times = last.times + item.times
             # A row's numbers are those of one of its layers; of unlike ones, the mean.
@@ -456,23 +457,26 @@ class _Painter:
             y = self._item(item, y + GAP)
         y = self._end(y + GAP, "softmax", f"the scores become {classes:,} probabilities, which sum to 1", (classes,))
         self._between(y, y + GAP)
-        self._end(y + GAP, f"loss: {loss}", "compared with the label: small where the true class is probable", (), arrow=False)
+        self._end(
+            y + GAP, f"loss: {loss}", "compared with the label: small where the true class is probable", (), arrow=False
+        )
 
     def _input(self, image: npt.NDArray[np.uint8], y: float) -> float:
         side = 1.0
         picture = np.moveaxis(image, 0, -1)
         if picture.shape[-1] not in (1, 3):
             picture = picture[..., :1]
-        high, wide = picture.shape[:2]
-        scale = side / max(high, wide)
+        high, wide = int(picture.shape[0]), int(picture.shape[1])
+        scale = side / float(max(high, wide))
         x = GO - wide * scale / 2
+        limits = self.axes.get_ylim()
         self.axes.imshow(
             picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=255,
             extent=(x, x + wide * scale, y + high * scale, y), aspect="auto", interpolation="nearest", zorder=2,
         )  # fmt: skip
         # imshow takes the limits for its own.
         self.axes.set_xlim(0, WIDTH)
-        self.axes.set_ylim(self.axes.figure.get_size_inches()[1], 0)
+        self.axes.set_ylim(*limits)
         text = "an image: channels × height × width"
         self.axes.text(GO + side / 2 + 0.2, y + high * scale / 2, text, fontsize=9, color=FAINT, va="center")
         self._numbers(y + high * scale / 2, image.shape, 0, 0)
@@ -487,17 +491,29 @@ class _Painter:
             return self._plus(item, y, times)
         bottom = y + BOX
         frozen = item.parameters > 0 and item.trained == 0
-        self._rounded(LEFT, y, RIGHT - LEFT, BOX, FILL[item.role] if not frozen else "#eceff1", "#9ca3af" if frozen else FORWARD)
-        extras = [*item.extras, "frozen"] if frozen else item.extras
+        self._rounded(
+            LEFT, y, RIGHT - LEFT, BOX, FILL[item.role] if not frozen else "#eceff1", "#9ca3af" if frozen else FORWARD
+        )
+        mostly = item.role == "compute" and 2 * item.trained < item.parameters
+        extras = [*item.extras, *(["frozen"] if frozen else ["weights frozen"] if mostly else [])]
         middle = y + BOX / 2
         text = _cut(item.text, 52)
-        self.axes.text(
-            LEFT + 0.16, middle - (0.1 if extras else 0), text, fontsize=10.5, color=INK, va="center"
-        )
+        self.axes.text(LEFT + 0.16, middle - (0.1 if extras else 0), text, fontsize=10.5, color=INK, va="center")
         if extras:
-            self.axes.text(LEFT + 0.16, middle + 0.12, _cut(" · ".join(extras), 68), fontsize=8.5, color=FAINT, va="center")
+            self.axes.text(
+                LEFT + 0.16, middle + 0.12, _cut(" · ".join(extras), 68), fontsize=8.5, color=FAINT, va="center"
+            )
         if item.times > 1:
-            self.axes.text(RIGHT - 0.16, middle, f"× {item.times}", fontsize=13, weight="bold", color=FORWARD, ha="right", va="center")
+            self.axes.text(
+                RIGHT - 0.16,
+                middle,
+                f"× {item.times}",
+                fontsize=13,
+                weight="bold",
+                color=FORWARD,
+                ha="right",
+                va="center",
+            )
         self._numbers(middle, item.shape, item.times * item.parameters, times)
         for call in [*item.calls, item.last]:
             self.places[call] = (y, bottom)
@@ -515,7 +531,14 @@ class _Painter:
         self.axes.text(RIGHT, y + 0.16, frame.title, fontsize=9, color=FAINT, ha="right", va="center")
         if frame.times > 1:
             self.axes.text(
-                LEFT - 0.92, y + height / 2, f"× {frame.times}", fontsize=17, weight="bold", color=FORWARD, ha="right", va="center"
+                LEFT - 0.92,
+                y + height / 2,
+                f"× {frame.times}",
+                fontsize=17,
+                weight="bold",
+                color=FORWARD,
+                ha="right",
+                va="center",
             )
         inner = y + TITLE - GAP
         for number, item in enumerate(frame.items):
@@ -535,12 +558,11 @@ class _Painter:
         if tops:
             start = min(tops) - GAP / 2
             x = LEFT - 0.33
-            style = {"color": FORWARD, "lw": 1.5, "zorder": 3, "solid_capstyle": "round"}
             r = 0.14
             turn = np.linspace(0, np.pi / 2, 12)
             xs = [GO, x + r, *(x + r - r * np.sin(turn)), *(x + r - r * np.cos(turn))]
             ys = [start, start, *(start + r - r * np.cos(turn)), *(middle - r + r * np.sin(turn))]
-            self.axes.plot(xs, ys, **style)
+            self.axes.plot(xs, ys, color=FORWARD, lw=1.5, zorder=3, solid_capstyle="round")
             self.axes.add_patch(_head((x + r, middle), (GO - PLUS / 2, middle), FORWARD))
             label = f"shortcut, {plus.text}" if plus.text else "shortcut"
             self.axes.text(
@@ -581,13 +603,23 @@ class _Painter:
 
     def _numbers(self, y: float, shape: tuple[int, ...], parameters: int, times: int) -> None:
         if shape:
-            self.axes.text(SHAPE, y, " × ".join(f"{side:,}" for side in shape), fontsize=10, color=INK, ha="center", va="center")
+            self.axes.text(
+                SHAPE, y, " × ".join(f"{side:,}" for side in shape), fontsize=10, color=INK, ha="center", va="center"
+            )
         if parameters:
             text = f"{times} × {parameters:,}" if times > 1 else f"{parameters:,}"
             self.axes.text(NUMBER, y, text, fontsize=10, color=INK, ha="right", va="center")
 
     def _rounded(
-        self, x: float, y: float, width: float, height: float, fill: str, edge: str, line: float = 1.2, behind: bool = False
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        fill: str,
+        edge: str,
+        line: float = 1.2,
+        behind: bool = False,
     ) -> None:
         self.axes.add_patch(
             FancyBboxPatch(

@@ -49,6 +49,7 @@ def build_network(model: Model, spec: DataSpec, seed: int) -> "nn.Module":
         torch.default_generator.manual_seed(derive(seed, "init", 1))
         return model.build(spec)
 
+
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
 

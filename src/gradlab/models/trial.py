@@ -59,9 +59,7 @@ def try_network(model: "Model", spec: DataSpec, batch_examples: int) -> None:
 def _single(spec: DataSpec, batch_examples: int) -> str:
     if batch_examples == 1:
         return "every batch is one image"
-    return (
-        f"in batches of {batch_examples:,}, {spec.train_examples:,} training images leave one for the last batch of an epoch"
-    )
+    return f"in batches of {batch_examples:,}, {spec.train_examples:,} training images leave one for the last batch of an epoch"
 
 
 def _other(spec: DataSpec, batch_examples: int) -> str:
