@@ -12,12 +12,12 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from gradlab.models import timm
 from gradlab.config import AXES, Config, Origin, build_config, override_key
 from gradlab.data.datasets.mnist import CHECKSUMS
 from gradlab.durations import Horizon
 from gradlab.entry import explain, main
 from gradlab.errors import ConfigError
+from gradlab.models import timm
 from gradlab.optimizers import OPTIMIZERS, SGD, Adam
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +65,22 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.is_dir():
             path = path / "tensors.safetensors"
-        content: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        content: Any
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # torch's, on a pickle that it is about to refuse
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ConfigError(
             f"model.pretrained={path} holds more than tensors and is not opened, because it could run any code. Save its "
             "state_dict with safetensors.torch.save_file where you trust it."
         ) from error
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise ConfigError(f"model.pretrained={path} cannot be read: {str(error).splitlines()[0]}.") from error
+        raise ConfigError(
+            f"model.pretrained={path} cannot be read: {(str(error) or 'it is empty').splitlines()[0]}."
+        ) from error
     for key in CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
