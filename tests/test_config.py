@@ -19,6 +19,7 @@ from gradlab.data.datasets.published import Published
 from gradlab.durations import Horizon
 from gradlab.entry import explain, main
 from gradlab.errors import ConfigError
+from gradlab.models import timm
 from gradlab.optimizers import OPTIMIZERS, SGD, Adam
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -121,10 +122,12 @@ def test_every_choice_crosses_the_bridge(
 ) -> None:
     if (axis, choice) == ("trainer", "cuda") and not CUDA_DRIVER:
         pytest.skip("this machine has no CUDA driver")
+    if (axis, choice) == ("model", "timm") and not timm.names():
+        pytest.skip("timm is not installed")
     overrides = [f"{axis}={choice}"]
     if axis == "data" and issubclass(DATASETS[choice], Published):
         overrides.append("data.download=true")  # then nothing needs to be there yet
-    elif "mnist" in choice or "lenet" in choice:
+    elif "mnist" in choice or choice in ("lenet", "3c3d"):  # too small for those are the digits
         overrides = ["data=mnist", f"data.root={mnist_root}", *[o for o in overrides if o != "data=mnist"]]
     built = getattr(build(*overrides), axis)
     values = OmegaConf.to_container(composed(*overrides)[axis], resolve=True)

@@ -40,6 +40,8 @@ SPECS = [
 
 def default(name: str) -> Any:
     """The model ``name`` with the numbers of its file."""
+    if name == "timm":
+        pytest.importorskip("timm")
     values = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
     assert isinstance(values, dict)
     return MODELS[name](**{str(key): value for key, value in values.items()})
@@ -49,7 +51,8 @@ def default(name: str) -> Any:
 @pytest.mark.parametrize("name", list(MODELS))
 def test_logits_are_one_number_for_each_image_and_class(name: str, spec: DataSpec) -> None:
     chosen = default(name)
-    if name == "lenet" and min(spec.height, spec.width) < 12:
+    too_small = min(spec.height, spec.width) < {"lenet": 12, "3c3d": 9}.get(name, 0)
+    if too_small or (name == "vit" and (spec.height % 4 or spec.width % 4)):
         with pytest.raises(ConfigError):
             chosen.check(spec)
         return
@@ -267,6 +270,11 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     initialize(model, He("he", 1.0, "fan_in", "normal"), seed=0)
     images = torch.randn(16, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     F.cross_entropy(model(images), torch.arange(16) % 10).backward()
-    for parameter in model.parameters():
-        assert parameter.grad is not None
-        assert (parameter.grad != 0).any()
+    for layer in model.modules():
+        for parameter in layer.parameters(recurse=False):
+            if not parameter.requires_grad:
+                assert parameter.grad is None
+                continue
+            assert parameter.grad is not None
+            # timm's residual blocks begin with a BatchNorm scale of 0 at their end, behind which nothing is felt yet.
+            assert (parameter.grad != 0).any() or name == "timm"

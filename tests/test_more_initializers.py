@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from gradlab.data.spec import DataSpec
 from gradlab.errors import FieldError
 from gradlab.initializers import (
     INITIALIZERS,
@@ -18,6 +19,9 @@ from gradlab.initializers import (
     Uniform,
     initialize,
 )
+from gradlab.layers import keep
+from gradlab.models.base import build_network
+from gradlab.seeds import derive
 from test_initializers import SHAPES, assert_moments, filled
 
 SHAPES_ONLY = [shape for shape, _, _ in SHAPES]
@@ -95,45 +99,46 @@ def layers() -> nn.Sequential:
     )
 
 
-def test_default_has_torchs_distribution() -> None:
-    """Every parameter of the layers, beside that of fresh ones: equal within the two-sample Kolmogorov-Smirnov bound."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        ours, fresh = layers(), layers()
-    initialize(ours, Default("default"), seed=0)
-    for (name, mine), its in zip(ours.named_parameters(), fresh.parameters(), strict=True):
-        if name.startswith("1."):  # a norm layer
-            assert torch.equal(mine, its)
-            continue
-        a, b = mine.detach().flatten().sort().values, its.detach().flatten().sort().values
-        assert not torch.equal(a, b)
-        places = torch.cat([a, b])
-        distance = (torch.searchsorted(a, places, right=True) - torch.searchsorted(b, places, right=True)).abs().max()
-        assert distance / len(a) < 1.95 * math.sqrt(2 / len(a))
-    bound = 1 / math.sqrt(400)
-    weight, bias = list(ours.parameters())[-2:]
-    assert_moments(weight.detach(), bound / math.sqrt(3), "uniform")
-    assert 0.9 * bound < bias.abs().max() <= bound
+class Layers:
+    """A model without an initialisation of its own."""
+
+    name = "layers"
+
+    def check(self, spec: DataSpec) -> None:
+        """Takes any image."""
+
+    def build(self, spec: DataSpec) -> nn.Module:
+        return layers()
 
 
-def test_default_is_bit_for_bit_what_torch_makes_of_the_drawn_seed() -> None:
-    layer = nn.Linear(7, 5)
-    draws = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        Default("default").start(layer, draws)
-    seed = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(3)))
+SPEC = DataSpec("images", (3, 9, 9), ("a", "b"), 10)
+
+
+def test_default_is_bit_for_bit_what_torch_makes_of_the_runs_seed() -> None:
+    ours = build_network(Layers(), SPEC, seed=3)
+    initialize(ours, Default("default"), seed=3)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        fresh = nn.Linear(7, 5)
-    assert torch.equal(layer.weight, fresh.weight)
-    assert torch.equal(layer.bias, fresh.bias)
+        torch.manual_seed(derive(3, "init", 1))
+        fresh = layers()
+    for mine, its in zip(ours.parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(mine, its)
+    assert_moments(ours[-1].weight.detach(), 1 / math.sqrt(400) / math.sqrt(3), "uniform")  # type: ignore[index]
 
 
 def test_default_layers_of_one_shape_differ() -> None:
-    first, second = nn.Linear(20, 20), nn.Linear(20, 20)
-    initialize(nn.Sequential(first, second), Default("default"), seed=0)
+    class Twice(Layers):
+        def build(self, spec: DataSpec) -> nn.Module:
+            return nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20))
+
+    network = build_network(Twice(), SPEC, seed=0)
+    first, second = (layer for layer in network.modules() if isinstance(layer, nn.Linear))
     assert not torch.equal(first.weight, second.weight)
     assert not torch.equal(first.bias, second.bias)
+
+
+def test_seeds_build_unlike_networks() -> None:
+    one, other = (next(build_network(Layers(), SPEC, seed).parameters()) for seed in (0, 1))
+    assert not torch.equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -146,13 +151,22 @@ def test_torchs_own_generator_is_neither_read_nor_moved(initializer: Any) -> Non
         ends = []
         for own in (1, 2):
             torch.manual_seed(own)
-            model = layers()
             before = torch.random.get_rng_state()
+            model = build_network(Layers(), SPEC, seed=0)
             initialize(model, initializer, seed=0)
             assert torch.equal(torch.random.get_rng_state(), before)
             ends.append(model)
     for mine, its in zip(ends[0].parameters(), ends[1].parameters(), strict=True):
         assert torch.equal(mine, its)
+
+
+def test_kept_layers_are_left_alone() -> None:
+    model = layers()
+    keep(model[2])
+    before = model[2].weight.detach().clone()  # type: ignore[union-attr]
+    initialize(model, Constant("constant", 3.0), seed=0)
+    assert torch.equal(model[2].weight, before)  # type: ignore[arg-type]
+    assert (model[0].weight == 3).all()  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,8 @@ def test_run_folder_holds_what_it_promises(default_run: Finished) -> None:
     folder = default_run.run
     assert yaml.safe_load((folder / "config.yaml").read_text())["optimizer"]["lr"] == 0.003
     plots = {plot.name for plot in (folder / "plots").iterdir()}
-    assert plots == {"curves.png", "learning_rate.png", "confusion.png", "mistakes.png"}
+    assert plots == {"curves.png", "learning_rate.png", "confusion.png", "mistakes.png", "network.png"}
+    assert "Linear" in (folder / "model" / "layers.txt").read_text()
     assert folder.stat().st_mode & 0o077 == 0
     assert not list(folder.rglob("*.tmp"))
     assert not (folder / "shipper.log").exists()

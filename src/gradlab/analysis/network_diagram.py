@@ -253,14 +253,14 @@ class _Outliner:
     def _extend(self, items: list[Item], inner: list[Item]) -> None:
         """Append the rows of a container; the first may belong to the row before."""
         first, before = (inner[0] if inner else None), (items[-1] if items else None)
-        if isinstance(first, Box) and isinstance(before, Box) and first.role in ("norm", "change"):
-            if self._source(self.calls[first.calls[0]]) == before.last:
-                before.extras += [first.text, *first.extras]
-                before.last, before.shape = first.last, first.shape
-                before.parameters += first.parameters
-                before.trained += first.trained
-                before.calls += first.calls
-                inner = inner[1:]
+        small = isinstance(first, Box) and first.role in ("norm", "change")
+        if small and isinstance(before, Box) and self._source(self.calls[first.calls[0]]) == before.last:
+            before.extras += [first.text, *first.extras]
+            before.last, before.shape = first.last, first.shape
+            before.parameters += first.parameters
+            before.trained += first.trained
+            before.calls += first.calls
+            inner = inner[1:]
         items += inner
 
     def _add_leaf(self, items: list[Item], call: Call) -> None:
@@ -466,16 +466,17 @@ class _Painter:
         picture = np.moveaxis(image, 0, -1)
         if picture.shape[-1] not in (1, 3):
             picture = picture[..., :1]
-        high, wide = picture.shape[:2]
-        scale = side / max(high, wide)
+        high, wide = int(picture.shape[0]), int(picture.shape[1])
+        scale = side / float(max(high, wide))
         x = GO - wide * scale / 2
+        limits = self.axes.get_ylim()
         self.axes.imshow(
             picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=255,
             extent=(x, x + wide * scale, y + high * scale, y), aspect="auto", interpolation="nearest", zorder=2,
         )  # fmt: skip
         # imshow takes the limits for its own.
         self.axes.set_xlim(0, WIDTH)
-        self.axes.set_ylim(self.axes.figure.get_size_inches()[1], 0)
+        self.axes.set_ylim(*limits)
         text = "an image: channels × height × width"
         self.axes.text(GO + side / 2 + 0.2, y + high * scale / 2, text, fontsize=9, color=FAINT, va="center")
         self._numbers(y + high * scale / 2, image.shape, 0, 0)
@@ -493,7 +494,8 @@ class _Painter:
         self._rounded(
             LEFT, y, RIGHT - LEFT, BOX, FILL[item.role] if not frozen else "#eceff1", "#9ca3af" if frozen else FORWARD
         )
-        extras = [*item.extras, "frozen"] if frozen else item.extras
+        mostly = item.role == "compute" and 2 * item.trained < item.parameters
+        extras = [*item.extras, *(["frozen"] if frozen else ["weights frozen"] if mostly else [])]
         middle = y + BOX / 2
         text = _cut(item.text, 52)
         self.axes.text(LEFT + 0.16, middle - (0.1 if extras else 0), text, fontsize=10.5, color=INK, va="center")
@@ -556,12 +558,11 @@ class _Painter:
         if tops:
             start = min(tops) - GAP / 2
             x = LEFT - 0.33
-            style = {"color": FORWARD, "lw": 1.5, "zorder": 3, "solid_capstyle": "round"}
             r = 0.14
             turn = np.linspace(0, np.pi / 2, 12)
             xs = [GO, x + r, *(x + r - r * np.sin(turn)), *(x + r - r * np.cos(turn))]
             ys = [start, start, *(start + r - r * np.cos(turn)), *(middle - r + r * np.sin(turn))]
-            self.axes.plot(xs, ys, **style)
+            self.axes.plot(xs, ys, color=FORWARD, lw=1.5, zorder=3, solid_capstyle="round")
             self.axes.add_patch(_head((x + r, middle), (GO - PLUS / 2, middle), FORWARD))
             label = f"shortcut, {plus.text}" if plus.text else "shortcut"
             self.axes.text(

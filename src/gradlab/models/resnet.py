@@ -11,7 +11,7 @@ from gradlab.models.base import MODELS
 if TYPE_CHECKING:
     from torch import nn
 
-MIN_SIDE = 8  # three halvings leave one pixel
+MIN_SIDE = 8  # of depth 9, whose three max pools leave one pixel; convolutions at stride 2 round up
 THREE_STAGES = (20, 32, 44, 56, 110)
 
 
@@ -42,10 +42,10 @@ class ResNet:
     def check(self, spec: DataSpec) -> None:
         if spec.planar:
             raise ConfigError(f"model=resnet needs images, and data={spec.name} has points. Choose model=mlp.")
-        if min(spec.height, spec.width) < MIN_SIDE:
+        if self.depth == 9 and min(spec.height, spec.width) < MIN_SIDE:
             raise ConfigError(
-                f"model=resnet needs images of at least {MIN_SIDE}×{MIN_SIDE} pixels, and data={spec.name} has "
-                f"{spec.height}×{spec.width}. Choose model=mlp."
+                f"model=resnet with model.depth=9 halves the image three times and needs at least {MIN_SIDE}×{MIN_SIDE} "
+                f"pixels; data={spec.name} has {spec.height}×{spec.width}. Choose another depth, or model=mlp."
             )
 
     def build(self, spec: DataSpec) -> "nn.Module":

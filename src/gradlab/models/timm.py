@@ -67,7 +67,8 @@ class Timm(LibraryModel):
         if known is not None and known.fixed_input_size:
             options["img_size"] = (spec.height, spec.width)
         network: nn.Module = timm.create_model(self.arch, pretrained=False, **options)
-        found = network.get_classifier() if hasattr(network, "get_classifier") else None
+        classifier: Any = getattr(network, "get_classifier", None)
+        found = classifier() if classifier else None
         # A distilled transformer has two last layers.
         heads = [
             head for head in (found if isinstance(found, tuple | list) else [found]) if isinstance(head, nn.Module)

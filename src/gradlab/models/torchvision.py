@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Here, not asked of torchvision: importing that takes seconds, and a misspelt name must be answered at once.
-NAMES = tuple(
-    """
+_NAMES = """
     alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161 densenet169
     densenet201 efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5
     efficientnet_b6 efficientnet_b7 efficientnet_v2_l efficientnet_v2_m efficientnet_v2_s googlenet inception_v3
@@ -25,8 +24,8 @@ NAMES = tuple(
     shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0 squeezenet1_0 squeezenet1_1 swin_b
     swin_s swin_t swin_v2_b swin_v2_s swin_v2_t vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn vit_b_16
     vit_b_32 vit_h_14 vit_l_16 vit_l_32 wide_resnet101_2 wide_resnet50_2
-    """.split()
-)
+"""
+NAMES = tuple(_NAMES.split())
 NAMES_OF = (0, 29)  # the torchvision that has these
 
 # The smallest side of which the convolutions and pools of a family leave at least one pixel.

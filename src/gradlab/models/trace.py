@@ -140,6 +140,7 @@ def trace(model: "nn.Module", image_shape: tuple[int, ...]) -> list[Call]:
             return output
 
     counter = FlopCounterMode(display=False)
+    follow: TorchDispatchMode = Follow()  # type: ignore[no-untyped-call]
     hooks = []
     for name, layer in model.named_modules():
         hooks += [layer.register_forward_pre_hook(begin(name, layer)), layer.register_forward_hook(end(layer))]
@@ -151,7 +152,7 @@ def trace(model: "nn.Module", image_shape: tuple[int, ...]) -> list[Call]:
     try:
         torch.set_num_threads(1)  # for one image, threads wait for each other longer than they work
         torch.backends.mha.set_fastpath_enabled(False)  # one fused operation that the counter does not know
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter, Follow():
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter, follow:
             model.eval()(images)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

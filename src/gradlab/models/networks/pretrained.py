@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +65,22 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.is_dir():
             path = path / "tensors.safetensors"
-        content: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        content: Any
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # torch's, on a pickle that it is about to refuse
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ConfigError(
             f"model.pretrained={path} holds more than tensors and is not opened, because it could run any code. Save its "
             "state_dict with safetensors.torch.save_file where you trust it."
         ) from error
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise ConfigError(f"model.pretrained={path} cannot be read: {str(error).splitlines()[0]}.") from error
+        raise ConfigError(
+            f"model.pretrained={path} cannot be read: {(str(error) or 'it is empty').splitlines()[0]}."
+        ) from error
     for key in CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -84,7 +89,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise ConfigError(f"model.pretrained={path} is no state_dict: it must hold tensors by their names.")
     while content and any(all(name.startswith(prefix) for name in content) for prefix in WRAPPERS):
         content = {name.partition(".")[2]: tensor for name, tensor in content.items()}
-    return content
+    tensors: dict[str, torch.Tensor] = content
+    return tensors
 
 
 @torch.no_grad()
@@ -105,10 +111,9 @@ def load_weights(network: nn.Module, path: Path, heads: list[nn.Module]) -> None
     ours = dict(network.named_parameters()) | dict(network.named_buffers())
     for name in network.state_dict():
         mine, theirs = ours[name], tensors.get(name)
-        if theirs is not None and theirs.shape != mine.shape and mine is first_weight and theirs.dim() == mine.dim():
-            if theirs.shape[0] == mine.shape[0] and theirs.shape[2:] == mine.shape[2:]:
-                notes.append(f"{name} is fitted from {theirs.shape[1]} to {mine.shape[1]} channels")
-                theirs = with_channels(theirs, mine.shape[1])
+        if theirs is not None and mine is first_weight and _differ_in_channels(theirs, mine):
+            notes.append(f"{name} is fitted from {theirs.shape[1]} to {mine.shape[1]} channels")
+            theirs = with_channels(theirs, mine.shape[1])
         if theirs is not None and theirs.shape == mine.shape:
             mine.copy_(theirs)
             loaded.add(id(mine))
@@ -174,6 +179,13 @@ def freeze(network: nn.Module, what: str | list[str], heads: list[nn.Module]) ->
             "model.freeze leaves nothing to train. Leave the last layer out of it, as model.freeze=backbone does."
         )
     return partly
+
+
+def _differ_in_channels(theirs: torch.Tensor, mine: torch.Tensor) -> bool:
+    """Whether two convolutions' weights differ in the number of input channels, and in that only."""
+    if theirs.dim() != mine.dim():
+        return False
+    return theirs.shape[1] != mine.shape[1] and theirs.select(1, 0).shape == mine.select(1, 0).shape
 
 
 def _shape(tensor: torch.Tensor) -> str:
