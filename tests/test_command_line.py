@@ -42,7 +42,7 @@ MISTAKES = [
     (["trainer.accumulate=64"], ["trainer.accumulate=64", "32 images"]),
     (["trainer.clip_norm=1", "trainer.clip_value=1"], ["trainer.clip_value and trainer.clip_norm are both given"]),
     (["optimizer=timm", "optimizer.opt=adabelif"], ["timm has no optimizer 'adabelif'", "Did you mean 'adabelief'?"]),
-    (["optimizer=timm", "+optimizer.options.epsilon=1"], ["timm's adabelief has no option 'epsilon'", "'eps'"]),
+    (["optimizer=timm", "optimizer.options={epsilon: 1}"], ["timm's adabelief has no option 'epsilon'", "'eps'"]),
     (["--experimental-rerun=x.pickle"], ["pickle"]),
     (["seed=${nope}"], ["seed", "nope"]),
     (["-m", "seed=0,1", "seed=2"], ["seed is given twice"]),

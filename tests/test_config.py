@@ -28,6 +28,7 @@ CHOSEN = {
     "data": "digits",
     "model": "mlp",
     "init": "he",
+    "loss": "cross_entropy",
     "optimizer": "adam",
     "param_groups": "uniform",
     "wrapper": "none",
@@ -354,7 +355,9 @@ IN_AN_AXIS = [
     wrong("trainer.accumulate=0", says="must be at least 1, not 0"),
     wrong("trainer.accumulate=1.5", says="must be a whole number, not '1.5'"),
     wrong("loss.label_smoothing=1", says="must be below 1, not 1"),
-    wrong("optimizer=timm", "optimizer.options=3", says="must be names with their values, as {eps: 1e-6}, not '3'"),
+    wrong(
+        "optimizer=timm", "optimizer.options=3", says="must be names with their values, as {eps: 1e-6} or null, not '3'"
+    ),
     wrong("optimizer=timm", "optimizer.options={lr: 1}", says="has lr, which is optimizer.lr", key="optimizer.options"),
     wrong("schedule=plateau", "schedule.patience=3", says="has no unit: '3'. Write it like '3 validations'"),
     wrong("schedule=plateau", "schedule.patience=3 minutes", says="must be given in validations or steps"),

@@ -142,7 +142,7 @@ def test_all_at_once_is_that_by_hand() -> None:
         norm = torch.cat([g.flatten() for g in gradients]).norm()
         with torch.no_grad():
             for parameter, g in zip(model.parameters(), gradients, strict=True):
-                parameter += 0.05 * g / norm
+                parameter.add_(0.05 * g / norm)
         optimizer.zero_grad()
         F.cross_entropy(model(images), labels).backward()
         with torch.no_grad():

@@ -266,7 +266,7 @@ def test_everything_around_a_step_at_once(tmp_path: Path) -> None:
     """SAM, an average, groups, clipping and accumulation, in bfloat16, with a plateau schedule."""
     finished = train(
         tmp_path, "wrapper=sam", "averaging=ema", "param_groups=no_decay", "trainer.clip_norm=1", "trainer.accumulate=3",
-        "schedule=plateau", "schedule.patience=0 validations", "schedule.gamma=0.5", "trainer.precision=bf16",
+        "schedule=plateau", "schedule.patience=0 validations", "schedule.threshold=0.5", "trainer.precision=bf16",
         "trainer.max_epochs=8", "tracking=none",
     )  # fmt: skip
     assert finished.status == 0, finished.err
@@ -277,7 +277,7 @@ def test_everything_around_a_step_at_once(tmp_path: Path) -> None:
     assert all(row["train/gradient_norm"] > 0 for row in rows if "lr" in row)
     rates = [row["lr"] for row in rows if "lr" in row]
     assert rates[0] == 0.003
-    assert rates[-1] < 0.003
+    assert rates[-1] < 0.003  # the loss does not halve at every validation
     best, _ = load_checkpoint(finished.run / "checkpoints" / "best")
     assert sha256_of(best) == finished.result["parameters_sha256"]
     last, state = load_checkpoint(finished.run / "checkpoints" / "last")
@@ -299,7 +299,7 @@ def sha256_of(tensors: dict[str, torch.Tensor]) -> str:
     [
         ["optimizer=schedule_free_sgd", "schedule=constant", "schedule.warmup=5%", "wrapper=sam"],
         ["optimizer=muon", "param_groups=layerwise", "wrapper=lookahead", "averaging=swa"],
-        ["optimizer=timm", "optimizer.opt=adan", "+optimizer.options.betas=[0.9,0.9,0.9]", "name=null"],
+        ["optimizer=timm", "optimizer.opt=adan", "optimizer.options={betas: [0.9,0.9,0.9]}"],
     ],
     ids=lambda choices: choices[0],
 )

@@ -33,7 +33,7 @@ def plain_sam(model: nn.Module, rho: float, adaptive: bool, clip: float | None =
         norm = torch.cat([(s * g).flatten() for s, g in zip(scales, gradients, strict=True)]).norm()
         with torch.no_grad():
             for parameter, s, g in zip(model.parameters(), scales, gradients, strict=True):
-                parameter += rho * s**2 * g / norm
+                parameter.add_(rho * s**2 * g / norm)
         torch.set_rng_state(dice)  # the same dropout
         optimizer.zero_grad()
         F.cross_entropy(model(images), labels).backward()
