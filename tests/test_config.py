@@ -1,6 +1,7 @@
 """The bridge from composed configurations to dataclasses: every choice, and every kind of mistake."""
 
 import dataclasses
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -30,8 +31,12 @@ CHOSEN = {
     "data": "digits",
     "model": "mlp",
     "init": "he",
+    "loss": "cross_entropy",
     "optimizer": "adam",
+    "param_groups": "uniform",
+    "wrapper": "none",
     "schedule": "cosine",
+    "averaging": "none",
     "trainer": "auto",
     "tracking": "mlflow",
 }
@@ -125,6 +130,8 @@ def test_every_choice_crosses_the_bridge(
     if (axis, choice) == ("model", "timm") and not timm.names():
         pytest.skip("timm is not installed")
     overrides = [f"{axis}={choice}"]
+    if choice.startswith("schedule_free"):
+        overrides.append("schedule=constant")
     if axis == "data" and issubclass(DATASETS[choice], Published):
         overrides.append("data.download=true")  # then nothing needs to be there yet
     elif "mnist" in choice or choice in ("lenet", "3c3d"):  # too small for those are the digits
@@ -341,6 +348,28 @@ IN_AN_AXIS = [
     wrong("schedule.warmup=5000 steps", says="(5000 steps) fills the whole run of 820 steps"),
     wrong("schedule=step", "schedule.every=100%", says="(820 steps) never comes: the run has 820 steps"),
     wrong("schedule=step", "schedule.warmup=80%", "schedule.every=30%", says="the run has 164 steps after its warm-up"),
+    # around a step
+    wrong("param_groups=layerwise", "param_groups.decay=1", says="must be below 1, not 1"),
+    wrong("wrapper=sam", "wrapper.rho=0", says="must be above 0, not 0"),
+    wrong("wrapper=lookahead", "wrapper.k=2.5", says="must be a whole number, not '2.5'"),
+    wrong("averaging=ema", "averaging.decay=1", says="must be below 1, not 1"),
+    wrong("averaging=ema", "averaging.every=10", says="has no unit: '10'"),
+    wrong("averaging=swa", "averaging.start=900 steps", says="never comes: the run has 820 steps"),
+    wrong("averaging=swa", "averaging.every=300 steps", says="the run has 205 steps after averaging.start"),
+    wrong("trainer.clip_norm=0", says="must be above 0, not 0"),
+    wrong("trainer.clip_norm=-1", says="must be above 0, not -1"),
+    wrong("trainer.clip_norm=much", says="must be a number or null, not 'much'"),
+    wrong("trainer.clip_value=0", says="must be above 0, not 0"),
+    wrong("trainer.clip_norm=1", "trainer.clip_value=1", says="and trainer.clip_norm are both given"),
+    wrong("trainer.accumulate=0", says="must be at least 1, not 0"),
+    wrong("trainer.accumulate=1.5", says="must be a whole number, not '1.5'"),
+    wrong("loss.label_smoothing=1", says="must be below 1, not 1"),
+    wrong(
+        "optimizer=timm", "optimizer.options=3", says="must be names with their values, as {eps: 1e-6} or null, not '3'"
+    ),
+    wrong("optimizer=timm", "optimizer.options={lr: 1}", says="has lr, which is optimizer.lr", key="optimizer.options"),
+    wrong("schedule=plateau", "schedule.patience=3", says="has no unit: '3'. Write it like '3 validations'"),
+    wrong("schedule=plateau", "schedule.patience=3 minutes", says="must be given in validations or steps"),
     # the end of the run
     wrong("trainer.max_epochs=null", says="and trainer.max_steps are both null"),
     wrong("trainer.max_steps=10", says="and trainer.max_epochs are both given, 10 and 20"),
@@ -409,6 +438,36 @@ def test_a_mistake_in_the_main_file_is_named_with_its_key_and_the_file(mistake: 
 def test_without_an_origin_the_main_file_is_named(composed: Compose) -> None:
     with pytest.raises(ConfigError, match=r"optimizer\.lr must be above 0, not -1 \(set in configs/config\.yaml\)"):
         build_config(composed("optimizer.lr=-1"))
+
+
+TOGETHER = [
+    (["optimizer=schedule_free_adamw"], "replaces the schedule, and schedule=cosine would lower"),
+    (["optimizer=schedule_free_sgd", "schedule=constant", "averaging=ema"], "averaging=ema would average an average"),
+    (["optimizer=schedule_free_sgd", "schedule=constant", "wrapper=lookahead"], "wrapper=lookahead would overwrite"),
+    (["trainer.accumulate=33"], "cuts a batch of 32 images into more parts than it has"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "says"), TOGETHER, ids=lambda value: " ".join(value))
+def test_choices_that_undo_each_other_are_refused(overrides: list[str], says: str, refusal: Callable[..., str]) -> None:
+    assert says in refusal(*overrides)
+
+
+def test_parameter_groups_without_an_effect_are_refused(own_module: None, refusal: Callable[..., str]) -> None:
+    message = refusal(*OWN, "param_groups=no_decay")
+    assert "param_groups=no_decay exempts parameters from weight decay, and optimizer=signed has none" in message
+    assert "Choose param_groups=uniform" in message
+
+
+@pytest.mark.parametrize(("name", "package"), [("timm", "timm"), ("schedule_free_sgd", "schedulefree")])
+def test_a_library_that_is_not_installed_is_named(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch, refusal: Callable[..., str]
+) -> None:
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if "site-packages" not in entry])
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    importlib.invalidate_caches()
+    message = refusal(f"optimizer={name}", "schedule=constant")
+    assert f"pip install 'gradlab[{package}]'" in message
 
 
 # ------------------------------------------------------------------ unknown and missing
@@ -811,9 +870,14 @@ import hydra
 from gradlab.config import build_config
 with hydra.initialize_config_dir(sys.argv[1], version_base="1.3"):
     for model in ("mlp", "logistic"):
-        for schedule in ("constant", "cosine", "step"):
+        for schedule in ("constant", "cosine", "step", "plateau"):
             build_config(hydra.compose("config", [f"model={model}", f"schedule={schedule}"])).horizon
-heavy = {"torch", "torchvision", "lightning", "mlflow", "matplotlib", "sklearn", "scipy", "pandas"}
+    for choices in (
+        ["optimizer=timm", "wrapper=sam", "averaging=swa", "param_groups=no_decay"],
+        ["optimizer=schedule_free_adamw", "schedule=constant", "param_groups=layerwise"],
+    ):
+        build_config(hydra.compose("config", choices))
+heavy = {"torch", "torchvision", "lightning", "mlflow", "matplotlib", "sklearn", "scipy", "pandas", "timm", "schedulefree"}
 print(*sorted(heavy & set(sys.modules)))
 """
 

@@ -69,6 +69,16 @@ def test_a_mistake_is_told_as_by_train(tmp_path: Path, arguments: list[str]) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_schedule_that_watches_validation_is_not_known_before(tmp_path: Path) -> None:
+    shown = gradlab(tmp_path, "show-schedule", "schedule=plateau")
+    assert shown.status == 2
+    assert shown.out == ""
+    assert "schedule=plateau follows validation" in shown.err
+    assert "plots/learning_rate.png" in shown.err
+    assert shown.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     shown = gradlab(tmp_path, "show-schedule", "--into", "nowhere/schedule.png")
     assert shown.status == 1

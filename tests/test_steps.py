@@ -85,8 +85,8 @@ def test_parts_make_the_step_of_the_whole(parts: int, class_weights: torch.Tenso
     cut, cut_rows = fit(mlp(), SGD, STEPS, accumulate=parts, **features)
     torch.testing.assert_close(weights(cut.model), weights(whole.model), rtol=0, atol=1e-10)
     for (_, row), (_, cut_row) in zip(rows, cut_rows, strict=True):
-        for name in ("train/loss", "train/accuracy", "val/loss"):
-            assert cut_row.get(name) == pytest.approx(row.get(name), rel=1e-9)
+        same = row.keys() - {"throughput/images_per_second"}
+        assert {name: cut_row[name] for name in same} == pytest.approx({name: row[name] for name in same}, rel=1e-9)
 
 
 @pytest.mark.parametrize("class_weights", [None, CLASS_WEIGHTS], ids=["alike", "weighted"])
@@ -133,16 +133,16 @@ def test_all_at_once_is_that_by_hand() -> None:
     )
     model = mlp()
     vectors, matrices = ([p for p in model.parameters() if (p.dim() < 2) is small] for small in (True, False))
-    groups = [{"params": vectors, "weight_decay": 0.0}, {"params": matrices}]
+    groups: list[dict[str, Any]] = [{"params": vectors, "weight_decay": 0.0}, {"params": matrices}]
     optimizer = torch.optim.AdamW(groups, lr=0.02, weight_decay=0.1)
     average, share = torch.zeros_like(weights(model)), 0.0
     for images, labels, *_ in batches(30):
         here = [parameter.detach().clone() for parameter in model.parameters()]
         gradients = torch.autograd.grad(F.cross_entropy(model(images), labels), list(model.parameters()))
-        norm = sum((g**2).sum() for g in gradients) ** 0.5
+        norm = torch.cat([g.flatten() for g in gradients]).norm()
         with torch.no_grad():
             for parameter, g in zip(model.parameters(), gradients, strict=True):
-                parameter += 0.05 * g / norm
+                parameter.add_(0.05 * g / norm)
         optimizer.zero_grad()
         F.cross_entropy(model(images), labels).backward()
         with torch.no_grad():
@@ -185,8 +185,7 @@ def test_every_optimizer_learns_with_every_feature(name: str, feature: str) -> N
     assert len(losses) == 15
     assert torch.tensor(losses).isfinite().all()
     assert weights(module.judged).isfinite().all()
-    # adadelta and adagrad as they come hardly move in so few steps.
-    assert sum(losses[-5:]) < sum(losses[:5]) + (0.05 if name in ("adadelta",) else 0.0)
+    assert sum(losses[-5:]) < sum(losses[:5])
 
 
 # ------------------------------------------------------------------------------------------------------------ going on

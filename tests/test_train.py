@@ -15,7 +15,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from gradlab.checkpoints import load_checkpoint
+from gradlab.checkpoints import load_checkpoint, parameters_sha256
 from gradlab.tracking.journal import metric_rows, records
 from processes import ROOT, Finished, environment, train
 
@@ -261,6 +261,56 @@ def test_multirun_makes_a_run_for_each_point(tmp_path: Path) -> None:
         "sgd",
         "adam",
     ]
+
+
+def test_everything_around_a_step_at_once(tmp_path: Path) -> None:
+    """SAM, an average, groups, clipping and accumulation, in bfloat16, with a plateau schedule."""
+    finished = train(
+        tmp_path, "wrapper=sam", "averaging=ema", "param_groups=no_decay", "trainer.clip_norm=1", "trainer.accumulate=3",
+        "schedule=plateau", "schedule.patience=0 validations", "schedule.threshold=0.5", "trainer.precision=bf16",
+        "trainer.max_epochs=8", "tracking=none",
+    )  # fmt: skip
+    assert finished.status == 0, finished.err
+    assert finished.err == ""
+    assert "no_decay · sam · ema · plateau schedule" in finished.out
+    assert finished.result["metrics"]["test/accuracy"] > 0.9
+    rows = [values for _, values in metric_rows(finished.run / "journal.jsonl")]
+    assert all(row["train/gradient_norm"] > 0 for row in rows if "lr" in row)
+    rates = [row["lr"] for row in rows if "lr" in row]
+    assert rates[0] == 0.003
+    assert rates[-1] < 0.003  # the loss does not halve at every validation
+    best, _ = load_checkpoint(finished.run / "checkpoints" / "best")
+    assert sha256_of(best) == finished.result["parameters_sha256"]
+    last, state = load_checkpoint(finished.run / "checkpoints" / "last")
+    assert {name.split(".")[0] for name in last} == {"model", "optimizer", "averaging"}
+    assert 0.003 * state["plateau"]["factor"] <= rates[-1]
+
+
+def sha256_of(tensors: dict[str, torch.Tensor]) -> str:
+    """What a result would say of a network of these tensors."""
+    network = torch.nn.Module()
+    for name, tensor in tensors.items():
+        network.register_buffer(name.removeprefix("model.").replace(".", "_"), tensor)
+    network.state_dict = lambda: {name.removeprefix("model."): tensor for name, tensor in tensors.items()}  # type: ignore[method-assign,assignment]
+    return parameters_sha256(network)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["optimizer=schedule_free_sgd", "schedule=constant", "schedule.warmup=5%", "wrapper=sam"],
+        ["optimizer=muon", "param_groups=layerwise", "wrapper=lookahead", "averaging=swa"],
+        ["optimizer=timm", "optimizer.opt=adan", "optimizer.options={betas: [0.9,0.9,0.9]}"],
+    ],
+    ids=lambda choices: choices[0],
+)
+def test_other_optimizers_and_wrappers_learn_the_digits(tmp_path: Path, choices: list[str]) -> None:
+    finished = train(tmp_path, *choices, "tracking=none", "plots=false", "trainer.max_epochs=10")
+    assert finished.status == 0, finished.err
+    assert finished.err == ""
+    assert finished.result["metrics"]["test/accuracy"] > 0.9
+    best, _ = load_checkpoint(finished.run / "checkpoints" / "best")
+    assert sha256_of(best) == finished.result["parameters_sha256"]
 
 
 def test_bf16_and_fp64_train(tmp_path: Path) -> None:

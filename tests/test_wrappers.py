@@ -30,10 +30,10 @@ def plain_sam(model: nn.Module, rho: float, adaptive: bool, clip: float | None =
         statistics = copy.deepcopy(dict(model.named_buffers()))
         gradients = torch.autograd.grad(loss, list(model.parameters()))
         scales = [w.abs() if adaptive else torch.ones_like(w) for w in here]
-        norm = sum(((s * g) ** 2).sum() for s, g in zip(scales, gradients, strict=True)) ** 0.5
+        norm = torch.cat([(s * g).flatten() for s, g in zip(scales, gradients, strict=True)]).norm()
         with torch.no_grad():
             for parameter, s, g in zip(model.parameters(), scales, gradients, strict=True):
-                parameter += rho * s**2 * g / norm
+                parameter.add_(rho * s**2 * g / norm)
         torch.set_rng_state(dice)  # the same dropout
         optimizer.zero_grad()
         F.cross_entropy(model(images), labels).backward()

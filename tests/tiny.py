@@ -138,12 +138,14 @@ def fit(
     )
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal.jsonl")
-        module = classifier(model, optimizer, steps, journal, **features)
-        torch.manual_seed(0)
-        trainer.fit(module, datamodule=data)
-        if then:
-            then(module, trainer, data)
-        journal.close()
+        try:
+            module = classifier(model, optimizer, steps, journal, **features)
+            torch.manual_seed(0)
+            trainer.fit(module, datamodule=data)
+            if then:
+                then(module, trainer, data)
+        finally:
+            journal.close()
         rows = list(metric_rows(Path(folder) / "journal.jsonl"))
     return module, rows
 

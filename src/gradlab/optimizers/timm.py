@@ -29,20 +29,20 @@ class Timm:
     opt: its name in timm. Those that need second derivatives, or another package and a GPU (bnb…, fused…), are refused.
     lr: step size, > 0; for timm's default see there.
     weight_decay: its decay, ≥ 0, coupled or decoupled as the optimizer has it.
-    options: further arguments of the optimizer, as ``{eps: 1e-6}``; what is not named has timm's default.
+    options: further arguments of the optimizer, as ``{eps: 1e-6}``; what is not named has timm's default. Or null.
     """
 
     name: str
     opt: str
     lr: float
     weight_decay: float
-    options: dict[str, Any]
+    options: dict[str, Any] | None
 
     def __post_init__(self) -> None:
         check_number(self, "lr", above=0)
         check_number(self, "weight_decay", at_least=0)
         for word in OURS[1:]:
-            if word in self.options:
+            if word in (self.options or {}):
                 raise FieldError("options", f"has {word}, which is optimizer.{word}; give it there")
 
     def check(self) -> None:
@@ -72,7 +72,7 @@ class Timm:
             needs = "second derivatives" if info.second_order else f"the package {str(info.opt_class).split('.')[0]}"
             raise ConfigError(f"optimizer.opt: timm's {self.opt} needs {needs}, which is not supported here.")
         known = _defaults(info.opt_class)
-        for key, value in self.options.items():
+        for key, value in (self.options or {}).items():
             if key not in known:
                 raise ConfigError(
                     f"optimizer.options: timm's {self.opt} has no option '{key}'."
@@ -88,7 +88,9 @@ class Timm:
     def build(self, params: "Params") -> "torch.optim.Optimizer":
         from timm.optim import create_optimizer_v2
 
-        options = {key: tuple(value) if isinstance(value, list) else value for key, value in self.options.items()}
+        options = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in (self.options or {}).items()
+        }
         # Some of timm's do not know torch's named parameters.
         given: list[Any] = list(params)
         if given and isinstance(given[0], dict):
