@@ -43,8 +43,8 @@ NUMBERS: dict[str, dict[str, Any]] = {
 }
 # Those whose images are moved or replaced, with no arithmetic that could round.
 EXACT = ["crop", "translate", "flip", "cutout", "erase"]
-ALONE = [name for name in AUGMENTATIONS if not AUGMENTATIONS[name].mixes]
-MIXES = [name for name in AUGMENTATIONS if AUGMENTATIONS[name].mixes]
+MIXES = ["mixup", "cutmix"]
+ALONE = [name for name in AUGMENTATIONS if name not in MIXES]
 
 
 @functools.cache
