@@ -258,6 +258,14 @@ def test_threads_change_no_bit(name: str) -> None:
     assert torch.equal(*found)
 
 
+@pytest.mark.parametrize("name", list(AUGMENTATIONS))
+def test_mixed_precision_rounds_no_image(name: str) -> None:
+    """Batches are made inside of the training step, where bf16 casts what it may."""
+    with torch.autocast("cpu", torch.bfloat16):
+        found = applied([augmentation(name)])
+    assert torch.equal(found.images, applied([augmentation(name)]).images)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", list(AUGMENTATIONS))
 def test_levels_stay_levels(name: str, dtype: torch.dtype) -> None:

@@ -73,9 +73,11 @@ def affine(
     One of the arguments is a tensor [batch] at least.
     """
     arguments = (degrees, down, right, scale, shear)
-    (device,) = {each.device for each in arguments if isinstance(each, torch.Tensor)}
-    tensors = (torch.as_tensor(each, dtype=torch.float32, device=device) for each in arguments)
-    angle, down, right, scale, slant = torch.broadcast_tensors(*tensors)
+    like = next(each for each in arguments if isinstance(each, torch.Tensor))
+    # Filled on the device: a copy from the host would be waited for.
+    angle, down, right, scale, slant = (
+        each if isinstance(each, torch.Tensor) else torch.full_like(like, each) for each in arguments
+    )
     cos, sin, tan = angle.deg2rad().cos(), angle.deg2rad().sin(), slant.deg2rad().tan()
     # Forward: scale · [[cos, −cos·tan − sin], [sin, −sin·tan + cos]]; its determinant is scale².
     across = torch.stack([cos - sin * tan, sin + cos * tan]) / scale
