@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from gradlab.data.datasets.base import Examples
 from gradlab.data.device import Batch, Pick
@@ -38,8 +39,10 @@ def augmented(train: Examples, classes: tuple[str, ...], augmenter: "Augmenter")
     epochs = [augmenter(Batch(images, labels), Pick(epoch, torch.from_numpy(firsts))) for epoch in range(EPOCHS)]
     mixed = epochs[0].share is not None
     rows, columns = len(firsts), EPOCHS + 1
-    figure = Figure(figsize=(1.12 * columns + 0.8, (1.38 if mixed else 1.12) * rows + 0.7), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.06)  # type: ignore[union-attr]
+    figure = Figure(
+        figsize=(1.12 * columns + 0.8, (1.38 if mixed else 1.12) * rows + 0.7),
+        layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.06),
+    )
     grid = figure.subplots(rows, columns, squeeze=False)
     for row, label in enumerate(labels.tolist()):
         _show(grid[row, 0], images[row].numpy())

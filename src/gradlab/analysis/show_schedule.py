@@ -62,7 +62,7 @@ def compose(overrides: list[str]) -> Config:
             composed = hydra.compose("config", overrides, return_hydra_config=True)
         choices = {axis: str(choice) for axis, choice in composed.hydra.runtime.choices.items() if axis in AXES}
         ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         raise ConfigError(explain(error)) from error
     return build_config(ours, Origin(overrides, choices))
 

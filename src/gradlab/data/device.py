@@ -140,9 +140,10 @@ class Preparation:
 
     def training(self, raw: Raw, pick: Pick) -> Batch:
         """A mini-batch to train on."""
-        batch = Batch(*raw)
-        if self._augmenter is not None:
-            batch = self._augmenter(batch, pick)
+        images, labels = raw
+        if self._augmenter is None:
+            return Batch(self.normalize(images), labels)
+        batch = self._augmenter(Batch(images, labels), pick)
         return batch._replace(images=self.normalize(batch.images))
 
     def evaluation(self, raw: Raw) -> Batch:

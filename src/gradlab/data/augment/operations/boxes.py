@@ -19,8 +19,9 @@ def inside(
 
 def filled(images: torch.Tensor, hole: torch.Tensor, level: torch.Tensor | int) -> torch.Tensor:
     """Images with ``level`` (one number, or uint8 [channels, 1, 1]) where ``hole``; the type stays."""
-    level = torch.as_tensor(level, dtype=images.dtype, device=images.device)
-    return replaced(images, hole, level)
+    if isinstance(level, int):
+        level = torch.full((), level, dtype=images.dtype, device=images.device)
+    return replaced(images, hole, level.to(images.dtype))
 
 
 def replaced(images: torch.Tensor, where: torch.Tensor, others: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,5 @@
 """Where pixels go: shifts and mirrors, which are exact, and affine maps, which resample."""
 
-import math
-
 import torch
 from torch.nn import functional as F
 
@@ -74,10 +72,13 @@ def affine(
     turned by ``degrees`` (clockwise as one looks at it), scaled, then moved; as torchvision's ``affine`` does.
     One of the arguments is a tensor [batch] at least.
     """
-    numbers = torch.broadcast_tensors(*(torch.as_tensor(each) for each in (degrees, down, right, scale, shear)))
-    degrees, down, right, scale, shear = numbers
-    cos, sin = (degrees * (math.pi / 180)).cos(), (degrees * (math.pi / 180)).sin()
-    tan = (shear * (math.pi / 180)).tan()
+    arguments = (degrees, down, right, scale, shear)
+    like = next(each for each in arguments if isinstance(each, torch.Tensor))
+    # Filled on the device: a copy from the host would be waited for.
+    angle, down, right, scale, slant = (
+        each if isinstance(each, torch.Tensor) else torch.full_like(like, each) for each in arguments
+    )
+    cos, sin, tan = angle.deg2rad().cos(), angle.deg2rad().sin(), slant.deg2rad().tan()
     # Forward: scale · [[cos, −cos·tan − sin], [sin, −sin·tan + cos]]; its determinant is scale².
     across = torch.stack([cos - sin * tan, sin + cos * tan]) / scale
     along = torch.stack([-sin, cos]) / scale
