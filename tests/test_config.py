@@ -484,7 +484,7 @@ def test_a_library_that_is_not_installed_is_named(
         ("model=logistic", "hidden", "It has none."),
         ("init=he", "gian", "Did you mean 'gain'?"),
         ("schedule=constant", "final", "It has warmup."),
-        ("data=digits", "root", "It has batch_size, val_fraction, split_seed, test_fraction."),
+        ("data=digits", "root", "It has batch_size, val_fraction, split_seed, class_weights, test_fraction."),
         ("trainer=cpu", "max_epoch", "Did you mean 'max_epochs'?"),
         ("tracking=none", "uri", "It has none."),
     ],

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import ipaddress
 import os
+import signal
 import ssl
 import stat
 import subprocess
@@ -24,6 +25,7 @@ from cryptography.x509.oid import NameOID
 from gradlab.data.datasets.mnist import KMNIST, NAMES
 from gradlab.data.download import Download, fetch
 from gradlab.errors import ConfigError, DataError
+from processes import ROOT, environment
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB
 MD5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
@@ -58,8 +60,8 @@ class Answers(http.server.BaseHTTPRequestHandler):
     """Answers by the path: what a mirror may do, good and bad."""
 
     def do_GET(self) -> None:
-        self.server.asked.append(self.path)
         assert isinstance(self.server, Server)
+        self.server.asked.append(self.path)
         address = self.server.address
         where = self.path.strip("/").split("/")[0]
         if where in self.server.files:
@@ -70,6 +72,10 @@ class Answers(http.server.BaseHTTPRequestHandler):
             self.send(CONTENT, length=None)
         elif where == "truncated":
             self.send(CONTENT[:300_000], length=len(CONTENT))
+        elif where == "slow":
+            self.send(CONTENT[:300_000], length=len(CONTENT))
+            self.wfile.flush()
+            self.server.released.wait(60)
         elif where == "short":
             self.send(CONTENT[:-1])
         elif where == "endless":
@@ -115,6 +121,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.socket = context.wrap_socket(self.socket, server_side=True)
         self.asked: list[str] = []
         self.files: dict[str, bytes] = {}
+        self.released = threading.Event()
         self.address = f"https://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -133,6 +140,7 @@ def server(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve
         thread = threading.Thread(target=running.serve_forever, args=[0.02])
         thread.start()
         yield running
+        running.released.set()
         running.shutdown()
         thread.join()
 
@@ -329,3 +337,38 @@ def test_a_dataset_is_fetched_once_and_read(
         dataclasses.replace(chosen, download=False).spec()
     assert chosen.load().fingerprint == told
     assert server.asked[4:] == [f"/{NAMES[1]}.gz"]
+
+
+def test_a_signal_ends_a_download_at_once_and_leaves_no_half_of_a_file(
+    server: Server, certificate: Path, tmp_path: Path
+) -> None:
+    """A run on a dataset of a user's own, whose mirror falls silent in the middle."""
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from typing import ClassVar\n"
+        "from gradlab.data.datasets import DATASETS\n"
+        "from gradlab.data.datasets.mnist import KMNIST\n"
+        "from gradlab.data.download import Download\n"
+        "@DATASETS.register('slow')\n"
+        "@dataclass(frozen=True)\n"
+        "class Slow(KMNIST):\n"
+        f"    downloads: ClassVar = (Download('folder/x.gz', {len(CONTENT)}, '{MD5}', ('{server.address}/slow',)),)\n"
+    )
+    (tmp_path / "configs" / "data").mkdir(parents=True)
+    numbers = (ROOT / "configs" / "data" / "kmnist.yaml").read_text()
+    (tmp_path / "configs" / "data" / "slow.yaml").write_text(numbers.replace("kmnist", "slow"))
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "--config-dir=configs", "imports=[mine]", "data=slow",
+         "data.download=true", "tracking=none"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment(
+            SSL_CERT_FILE=str(certificate), no_proxy="127.0.0.1",
+            PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+        ),
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert "Downloading x.gz" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 143, out + err
+    assert files_in(tmp_path / "data") == []
