@@ -34,8 +34,8 @@ from torchvision.datasets import ImageFolder
 from gradlab import environment
 from gradlab.config import build_config
 from gradlab.data.datasets.base import Splits
-from gradlab.data.module import ImageData
 from gradlab.entry import CONFIGS
+from gradlab.run import image_data
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 128
@@ -73,13 +73,8 @@ def load(archive: Path, cache: Path) -> tuple[Splits, Any, float]:
 
 
 def gradlab_batches(config: Any, splits: Splits) -> Iterator[int]:
-    from types import SimpleNamespace
-
-    from gradlab.run import image_data
-
-    data: ImageData = image_data(config, splits)
-    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))  # type: ignore[assignment]
-    data.setup("fit")
+    data = image_data(config, splits)
+    data.place(torch.device("cpu"))
     for chunk in data.train_dataloader():
         for batch in chunk:
             yield len(batch.labels)

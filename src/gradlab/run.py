@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from gradlab.checkpoints import Checkpointer
     from gradlab.classifier import Classifier
-    from gradlab.data.balance import ClassBalance
     from gradlab.data.datasets.base import Splits
     from gradlab.data.module import ImageData
     from gradlab.models.trace import Call
@@ -214,7 +213,6 @@ def prepare(config: Config, splits: "Splits", journal: Journal, interruption: In
 
     from gradlab.classifier import Classifier
     from gradlab.data.balance import balanced_weights
-    from gradlab.data.module import ImageData
     from gradlab.data.sample import sample
     from gradlab.initializers import DataDependent, initialize
     from gradlab.models.base import PREPARATION_IMAGES, StartsFromImages, build_network
@@ -222,17 +220,7 @@ def prepare(config: Config, splits: "Splits", journal: Journal, interruption: In
     from gradlab.seeds import derive
 
     torch.manual_seed(derive(config.seed, "forward"))
-    dtype = torch.float64 if config.trainer.precision == "fp64" else torch.float32
-    data = ImageData(
-        splits,
-        batch_size=config.batch_examples,
-        seed=config.seed,
-        horizon=config.horizon,
-        round_steps=config.trainer.steps("validate_every", config.horizon),
-        dtype=dtype,
-        augmentations=config.augment,
-        stop_every=config.trainer.probe_steps(config.horizon),
-    )
+    data = image_data(config, splits)
     model = build_network(config.model, config.spec, config.seed)
     initialize(model, config.init, config.seed)
     if isinstance(model, StartsFromImages):
@@ -247,7 +235,7 @@ def prepare(config: Config, splits: "Splits", journal: Journal, interruption: In
         model = model.to(memory_format=torch.channels_last)
     weights = None
     if config.data.class_weights == "balanced":
-        weights = torch.from_numpy(balanced_weights(splits.train, config.spec.classes)).to(dtype)
+        weights = torch.from_numpy(balanced_weights(splits.train, config.spec.classes)).to(_dtype(config))
     classifier = Classifier(
         model,
         config.loss,
@@ -266,6 +254,28 @@ def prepare(config: Config, splits: "Splits", journal: Journal, interruption: In
         interruption=interruption,
     )
     return Prepared(classifier, data, threads, calls)
+
+
+def image_data(config: Config, splits: "Splits") -> "ImageData":
+    """The images of a run, not yet on a device."""
+    from gradlab.data.module import ImageData
+
+    return ImageData(
+        splits,
+        batch_size=config.batch_examples,
+        seed=config.seed,
+        horizon=config.horizon,
+        round_steps=config.trainer.steps("validate_every", config.horizon),
+        dtype=_dtype(config),
+        augmentations=config.augment,
+        stop_every=config.trainer.probe_steps(config.horizon),
+    )
+
+
+def _dtype(config: Config) -> "torch.dtype":
+    import torch
+
+    return torch.float64 if config.trainer.precision == "fp64" else torch.float32
 
 
 def _try_network(config: Config) -> None:
