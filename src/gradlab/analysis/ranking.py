@@ -71,7 +71,7 @@ def rank(grouped: Grouped) -> Ranking:
     metric = grouped.metric
     measured = sorted(
         (setting for setting in grouped.settings if setting.estimate),
-        key=lambda setting: (-metric.gain(setting.mean), _cost(setting)),
+        key=lambda setting: (-round(metric.gain(setting.mean), 12), _cost(setting)),  # 12 digits: 0.1 + 0.2 ties with 0.3
     )
     if not measured:
         return Ranking(None, [], False, [], math.nan)
@@ -82,7 +82,7 @@ def rank(grouped: Grouped) -> Ranking:
     rest = [setting for setting in measured if setting is not best]
     comparisons = sum(setting.n >= 2 for setting in rest)
     others = [_against(best, other, comparisons, metric, grouped.resolution) for other in rest]
-    passed_over = [s for s in measured[: measured.index(best)] if metric.gain(s.mean) > metric.gain(best.mean)]
+    passed_over = [s for s in measured[: measured.index(best)] if metric.gain(s.mean - best.mean) > 1e-12]
     return Ranking(best, others, lone, passed_over, _optimism(best, sum(not other.worse for other in others)))
 
 

@@ -90,11 +90,11 @@ def compare(first: Mapping[int, float], second: Mapping[int, float], resolution:
     shared = sorted(first.keys() & second.keys())
     if len(shared) >= 2:
         differences = [first[seed] - second[seed] for seed in shared]
-        mean, n = float(np.mean(differences)), len(shared)
+        mean, n = _unrounded(float(np.mean(differences))), len(shared)
         std = max(_std(differences), resolution / math.sqrt(6))  # the rounding of two values
         return _comparison(mean, std, std / math.sqrt(n), n - 1, True, n)
     a, b = list(first.values()), list(second.values())
-    mean, n = float(np.mean(a) - np.mean(b)), min(len(a), len(b))
+    mean, n = _unrounded(float(np.mean(a) - np.mean(b))), min(len(a), len(b))
     if n < 2:
         return Comparison(mean, math.nan, math.nan, math.nan, False, n)
     floor = resolution / math.sqrt(12)
@@ -136,6 +136,11 @@ def resolution_of(values: Sequence[float]) -> float:
     gaps = np.diff(ordered)
     gaps = gaps[gaps > 1e-9 * max(1.0, float(np.abs(ordered).max(initial=0)))]
     return float(gaps.min()) if len(gaps) else 0.0
+
+
+def _unrounded(difference: float) -> float:
+    """0 for a difference that is only the rounding of sums."""
+    return 0.0 if abs(difference) < 1e-12 else difference
 
 
 def _std(values: Sequence[float]) -> float:

@@ -1,0 +1,358 @@
+"""The verdict in plain English: three sentences, each backed by a number, and what must be said beside them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gradlab.analysis.edges import edges, refined_grid, tried_values
+from gradlab.analysis.grouping import Grouped, Setting, shown
+from gradlab.analysis.ranking import Compared, Ranking
+from gradlab.analysis.sources import Source
+from gradlab.analysis.statistics import Estimate, estimate, seeds_needed
+
+TEST = "test/accuracy"
+MANY_SEEDS = 100
+TOLERANCE = 0.01
+"""How far below the best still counts as about as good: a point of accuracy, a hundredth of anything else."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said.
+
+    best: which setting is best, by how much, how sure.
+    meaning: what that is on the test images, and how much the choice of the numbers matters.
+    next: what to try next.
+    warnings: what a reader must know before believing these, such as points that are missing.
+    """
+
+    best: str
+    meaning: str
+    next: str
+    warnings: Sequence[str]
+
+    @property
+    def sentences(self) -> list[str]:
+        return [self.best, self.meaning, self.next]
+
+
+def conclude_in_words(source: Source, grouped: Grouped, ranking: Ranking) -> Verdict:
+    """The three sentences and the warnings."""
+    return Verdict(
+        best=_best(grouped, ranking),
+        meaning=_meaning(grouped, ranking),
+        next=_next(source, grouped, ranking),
+        warnings=_warnings(source, grouped, ranking),
+    )
+
+
+# ------------------------------------------------------------------ which is best
+
+
+def _best(grouped: Grouped, ranking: Ranking) -> str:
+    metric, best = grouped.metric, ranking.best
+    if best is None or best.estimate is None:
+        return _no_best(grouped)
+    if ranking.lone_seeds:
+        among = f" of {1 + len(ranking.others)} settings" if ranking.others else ""
+        return (
+            f"{_name(best)} has the {_top(grouped)} {metric.words}{among}, {metric.write(best.mean)}, but every setting ran "
+            "with a single seed (n = 1), so there is no interval and nothing is ranked."
+        )
+    value = f"{metric.write(best.mean)}{_interval(best.estimate, grouped)}"
+    if len(grouped.settings) == 1:
+        return f"The only setting has a mean {metric.words} of {value}."
+    if not ranking.others:
+        return f"{_name(best)} is the only setting with a finished run: a mean {metric.words} of {value}."
+    if not ranking.rivals:
+        second = ranking.others[0]
+        return f"{_name(best)} is best: a mean {metric.words} of {value}, {_above(second, grouped)}."
+    first = ranking.rivals[0]
+    others = len(ranking.rivals) - 1
+    also = f" nor from {others} other{'s' * (others > 1)}" if others else ""
+    worse = f" ({len(ranking.worse)} of {len(ranking.others)} settings are worse beyond doubt)" if ranking.worse else ""
+    return (
+        f"{_name(best)} has the {_top(grouped)} mean {metric.words}, {value}, but is not distinguishable from "
+        f"{_name(first.setting)} ({_difference(first, grouped)}){also}{worse}."
+    )
+
+
+def _no_best(grouped: Grouped) -> str:
+    counts = {
+        status: sum(setting.count(status) for setting in grouped.settings)
+        + sum(run.status == status for run in grouped.unplaced)
+        for status in ("finished", "diverged", "failed", "killed", "running", "waiting")
+    }
+    total = sum(len(setting.runs) for setting in grouped.settings) + len(grouped.unplaced)
+    if counts["finished"]:
+        return f"None of the {counts['finished']} finished runs has a {grouped.metric.name}, so there is no best setting."
+    if total and counts["diverged"] == total:
+        return f"{_all(total)} diverged, so there is no best setting."
+    ended = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    return f"No run has finished ({ended or 'there are none'}), so there is no best setting."
+
+
+def _interval(found: Estimate, grouped: Grouped) -> str:
+    if found.n == 1:
+        return " (one seed: no interval)"
+    if math.isnan(found.half):
+        return f" (all {found.n} seeds alike: no interval)"
+    return f" ± {grouped.metric.write_half(found.half)} (95% confidence interval, n = {found.n} seeds)"
+
+
+def _above(second: Compared, grouped: Grouped) -> str:
+    amount = grouped.metric.write_difference(abs(second.comparison.difference))
+    return f"{amount} {_better(grouped)} than {_name(second.setting)} ({_how_sure(second, grouped)})"
+
+
+def _difference(rival: Compared, grouped: Grouped) -> str:
+    compared = rival.comparison
+    amount = grouped.metric.write_difference(abs(compared.difference))
+    if rival.setting.n < 2:
+        return f"{amount} apart, one seed"
+    if compared.difference == 0:
+        return f"the same mean, {_over(rival)}"
+    return f"{amount} {'apart' if compared.difference > 0 else 'in its favour'}, {_how_sure(rival, grouped)}"
+
+
+def _how_sure(compared: Compared, grouped: Grouped) -> str:
+    found = compared.comparison
+    if math.isnan(found.half):
+        return f"no spread in {_over(compared)}"
+    low, high = (grouped.metric.write_difference(found.difference + sign * found.half) for sign in (-1, 1))
+    return f"95% interval {low.removesuffix(' points')} to {high}, {_over(compared)}"
+
+
+def _over(compared: Compared) -> str:
+    n = compared.comparison.n
+    return f"paired over {n} seeds" if compared.comparison.paired else f"unpaired, n = {n}"
+
+
+# -------------------------------------------------------------------- what it means
+
+
+def _meaning(grouped: Grouped, ranking: Ranking) -> str:
+    best = ranking.best
+    if best is None:
+        return _where_it_diverged(grouped)
+    test = test_estimate(best)
+    if test is None:
+        first = "Its test accuracy is not recorded"
+    else:
+        spread = f" ± {100 * test.half:.2f}%" if math.isfinite(test.half) else ""
+        first = f"On the test images, which chose nothing, it reaches {test.mean:.2%}{spread} (n = {test.n})"
+    return f"{first}{_robustness(grouped, best)}."
+
+
+def test_estimate(setting: Setting) -> Estimate | None:
+    """The test accuracy of a setting over the seeds that its choice rests on."""
+    by_seed = {run.seed: run.metric(TEST) for run in setting.finished_runs}
+    values = [value for value in by_seed.values() if math.isfinite(value)]
+    return estimate(values) if values else None
+
+
+def _robustness(grouped: Grouped, best: Setting) -> str:
+    """How far the most important number may be off before the metric suffers."""
+    if not grouped.numbers or best.estimate is None:
+        return ""
+    key = grouped.numbers[0]
+    line = along(grouped, best, key)
+    if len(line) < 2:
+        return ""
+    metric = grouped.metric
+    least = best.mean - metric.gain(TOLERANCE if metric.share else abs(best.mean) * TOLERANCE)
+    good = [
+        bool(setting.estimate) and not setting.diverged and metric.gain(setting.mean - least) >= 0
+        for _, setting in line
+    ]
+    index = next(i for i, (_, setting) in enumerate(line) if setting is best)
+    first = last = index
+    while first > 0 and good[first - 1]:
+        first -= 1
+    while last < len(line) - 1 and good[last + 1]:
+        last += 1
+    low, high = line[first][0], line[last][0]
+    words, limit = _key(key), metric.write(least)
+    side = "below" if metric.higher_is_better else "above"
+    if first == 0 and last == len(line) - 1:
+        return f", and {words} hardly matters: no value tried from {shown(low)} to {shown(high)} is {side} {limit}"
+    outside = []
+    if first > 0:
+        outside.append(f"{shown(line[first - 1][0])} ({_what(line[first - 1][1], grouped)})")
+    if last < len(line) - 1:
+        outside.append(f"{shown(line[last + 1][0])} ({_what(line[last + 1][1], grouped)})")
+    within = f"only at {shown(low)}" if low == high else f"from {shown(low)} to {shown(high)}"
+    than = f"{side} {limit} at {' and at '.join(outside)}"
+    return f", and {words} matters: {metric.words} is within {_tolerance(grouped)} of the best {within}, and {than}"
+
+
+def along(grouped: Grouped, best: Setting, key: str) -> list[tuple[float, Setting]]:
+    """The settings that differ from ``best`` in ``key`` alone, by its value, those that have ended; ``best`` included."""
+    rest = {name: value for name, value in best.values.items() if name != key}
+    found = [
+        (setting.values[key], setting)
+        for setting in grouped.settings
+        if setting.ended
+        and isinstance(setting.values.get(key), int | float)
+        and {name: value for name, value in setting.values.items() if name != key} == rest
+    ]
+    return sorted(found, key=lambda pair: pair[0])  # type: ignore[arg-type, return-value]
+
+
+def _what(setting: Setting, grouped: Grouped) -> str:
+    if setting.diverged and not setting.n:
+        return "diverged"
+    return grouped.metric.write(setting.mean) + (f", {diverged(setting)}" if setting.diverged else "")
+
+
+def diverged(setting: Setting) -> str:
+    """``2 of 3 diverged``."""
+    return f"{setting.diverged} of {len(setting.runs)} diverged"
+
+
+def _tolerance(grouped: Grouped) -> str:
+    return "one point" if grouped.metric.share else "one percent"
+
+
+def _where_it_diverged(grouped: Grouped) -> str:
+    steps = [run.diverged_at for s in grouped.settings for run in s.runs if run.diverged_at is not None]
+    if steps:
+        when = f"at step {steps[0]:,}" if len(set(steps)) == 1 else f"between steps {min(steps):,} and {max(steps):,}"
+        return f"The loss stopped being finite {when} in {len(steps)} run{'s' * (len(steps) > 1)}."
+    failed = [run for s in grouped.settings for run in s.runs if run.reason]
+    failed += [run for run in grouped.unplaced if run.reason]
+    if failed:
+        return f"{len(failed)} run{'s' * (len(failed) > 1)} told why; the first, {failed[0].name}: {_line(failed[0].reason)}."
+    return "There are 0 finished runs to say anything about."
+
+
+# --------------------------------------------------------------------- what is next
+
+
+def _next(source: Source, grouped: Grouped, ranking: Ranking) -> str:
+    steps = []
+    pending = sum(s.pending for s in grouped.settings) + len(grouped.unplaced)
+    if pending and source.status is not None:
+        steps.append(f"finish the sweep: {pending} of {len(source.runs)} points are missing (the same command with resume=true)")
+    best = ranking.best
+    if best is None:
+        steps += _after_nothing(grouped)
+    else:
+        at_edge = edges(grouped, best)
+        steps += [
+            f"{_key(edge.key)} {shown(edge.value)} is the {'lowest' if edge.lowest else 'highest'} of {len(edge.tried)} "
+            f"tried with it, so go on from this edge of the grid with '{edge.next_grid}'"
+            for edge in at_edge
+            if edge.next_grid
+        ][:2]
+        if ranking.lone_seeds:
+            steps.append("repeat with at least 3 seeds, 'seed=range(3)'")
+        elif ranking.rivals:
+            steps.append(_more_seeds(ranking))
+        elif not at_edge and grouped.numbers:
+            key = grouped.numbers[0]
+            value, tried = best.values.get(key), tried_values(grouped, best, key)
+            refined = refined_grid(key, value, tried) if isinstance(value, int | float) and value in tried else None
+            if refined:
+                steps.append(f"the best {_key(key)} of {len(tried)} lies inside its grid: refine it with '{refined}'")
+    if not steps:
+        n = best.n if best else 0
+        compare = "" if len(grouped.settings) > 1 else "sweep something to compare it with, such as 'optimizer.lr=logspace(1e-4,1,9)'; "
+        steps.append(f"{compare}n = {n} seeds is {'what it rests on' if n > 2 else 'few: repeat with three or more'}")
+    return f"Next: {'; '.join(steps)}."
+
+
+def _more_seeds(ranking: Ranking) -> str:
+    best = ranking.best
+    assert best is not None
+    rival = next((r for r in ranking.rivals if r.setting.n >= 2), ranking.rivals[0])
+    pair, other = f"{_name(best)} and {_name(rival.setting)}", rival.comparison
+    if best.n < 2 or rival.setting.n < 2:
+        return f"to compare {pair}, repeat both with at least 3 seeds, 'seed=range(3)'"
+    needed = seeds_needed(other)
+    if other.difference == 0:
+        return f"{pair} differ by 0, so no number of seeds is likely to part them: take the cheaper"
+    if needed > MANY_SEEDS:
+        return f"to tell {pair} apart would take more than {MANY_SEEDS} seeds of each: take them for equal, or the cheaper"
+    needed = max(int(needed), other.n + 1)
+    used = [run.seed for s in (best, rival.setting) for run in s.runs if run.seed is not None]
+    start = max(used, default=-1) + 1
+    return (
+        f"to tell {pair} apart at the difference and spread seen takes about {needed} fresh seeds of each, "
+        f"'seed=range({start},{start + needed})'"
+    )
+
+
+def _after_nothing(grouped: Grouped) -> list[str]:
+    every = [run for setting in grouped.settings for run in setting.runs]
+    rates = sorted({r for s in grouped.settings if isinstance(r := _rate(s), int | float)})
+    if every and all(run.status == "diverged" for run in every) and rates:
+        low = rates[0]
+        return [f"lower the learning rate: {shown(low)}, the lowest tried, diverged: 'optimizer.lr=logspace({shown(low / 1e4)},{shown(low / 10)},4)'"]
+    if any(run.status == "failed" for run in every) or grouped.unplaced:
+        return ["mend what made the runs fail (their reasons are in the table of runs) and start again"]
+    return []
+
+
+def _rate(setting: Setting) -> object:
+    return next((run.config.get("optimizer.lr") for run in setting.runs), None)
+
+
+# ------------------------------------------------------------------ what must be said
+
+
+def _warnings(source: Source, grouped: Grouped, ranking: Ranking) -> list[str]:
+    said = []
+    everything = [run for s in grouped.settings for run in s.runs] + list(grouped.unplaced)
+    counts = {status: sum(run.status == status for run in everything) for status in {run.status for run in everything}}
+    missing = {s: counts[s] for s in ("waiting", "running", "killed", "failed") if counts.get(s)}
+    if missing:
+        told = ", ".join(f"{count} {status}" for status, count in missing.items())
+        what = "This sweep is not complete" if source.status is not None else "Not all of these runs ended well"
+        said.append(f"{what}: {told} of {len(everything)}. Missing runs may change the verdict.")
+    best = ranking.best
+    if best is not None and best.diverged:
+        said.append(
+            f"{_name(best)} is the best of settings that all lost runs: {diverged(best)}, and its mean is over those that did not."
+        )
+    for setting in ranking.passed_over[:3]:
+        why = diverged(setting) if setting.diverged else "one seed only"
+        said.append(f"{_name(setting)} has a better mean, {grouped.metric.write(setting.mean)}, but is not taken for best: {why}.")
+    unequal = {setting.n for setting in grouped.settings if setting.n and not setting.diverged and not setting.pending}
+    if len(unequal) > 1:
+        said.append(f"Settings have different numbers of finished seeds, from {min(unequal)} to {max(unequal)}.")
+    repeated = sum(setting.repeated for setting in grouped.settings)
+    if repeated:
+        said.append(f"{repeated} runs repeat a setting and seed that another has: only the latest of each is counted.")
+    for key, what in (("data_sha256", "different images"), ("device", "different devices")):
+        values = {str(run.about[key]) for run in everything if key in run.about}
+        if len(values) > 1:
+            said.append(f"The runs were made on {len(values)} {what}.")
+    return said
+
+
+# ---------------------------------------------------------------------------- words
+
+
+def _name(setting: Setting) -> str:
+    return setting.name
+
+
+def _key(key: str) -> str:
+    return "the learning rate" if key == "optimizer.lr" else key
+
+
+def _top(grouped: Grouped) -> str:
+    return "highest" if grouped.metric.higher_is_better else "lowest"
+
+
+def _better(grouped: Grouped) -> str:
+    return "higher" if grouped.metric.higher_is_better else "lower"
+
+
+def _all(total: int) -> str:
+    return "The only run" if total == 1 else f"All {total} runs"
+
+
+def _line(text: str | None) -> str:
+    return (text or "").splitlines()[0][:200].rstrip(".") if text and text.strip() else ""
