@@ -64,7 +64,8 @@ def draw_all(grouped: Grouped, ranking: Ranking, folder: Path) -> list[Picture]:
     keep(
         "losses",
         f"Training loss against step, by {named}" if key else "Training loss against step",
-        "One seed of each setting. A rate too low crawls; one too high jumps about, stalls, or diverges (red cross).",
+        "One seed of each setting. A rate too low crawls; one too high jumps about, stalls, or diverges (red "
+            "cross). What is over a hundred times the median loss is cut off.",
         losses(grouped, key, look, ranked or list(grouped.settings)),
     )
     if len(grouped.numbers) == 2:

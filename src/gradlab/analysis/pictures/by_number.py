@@ -104,7 +104,9 @@ def by_number(grouped: Grouped, key: str, look: Look, best: Setting | None) -> F
             axes.plot([value] * setting.n, list(setting.by_seed.values()), ".", color=line.color, ms=3, alpha=0.5)
         labels.append((plain(line.name), line.color, xs[-1], means[-1]))
     if best is not None and isinstance(best.values.get(key), int | float):
-        axes.plot(best.values[key], best.mean, "o", ms=13, mfc="none", mec="#222222", mew=1.2, zorder=5)
+        axes.plot(best.values[key], best.mean, "o", ms=13, mfc="none", mec="#222222", mew=1.2, zorder=5, clip_on=False)
+    if not seen:
+        axes.text(0.5, 0.5, "no run has finished", ha="center", va="center", color=RED, transform=axes.transAxes)
     number_axis(axes, key, values)
     metric_axis(axes, grouped.metric, seen)
     tidy(axes)

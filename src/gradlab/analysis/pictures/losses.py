@@ -18,7 +18,7 @@ from gradlab.analysis.pictures.style import RED, SEQUENCE, Look, cut, figure, gr
 from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import metric_rows
 
-POINTS = 150
+POINTS = 60
 MOST_PANELS, MOST_CURVES, MOST_IN_LEGEND = 12, 12, 12
 Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
@@ -56,7 +56,7 @@ def losses(grouped: Grouped, key: str | None, look: Look, ranked: Sequence[Setti
     columns = min(len(lines), 4 if len(lines) > 6 else 3)
     rows = -(-len(lines) // columns)
     drawn = figure(max(6.4, 3.1 * columns + 1.2), 3.0 * rows + 0.5 if columns > 1 else 4.2)
-    panels = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    panels = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
     norm = _norm(values)
     colors = mpl.colormaps[SEQUENCE]
     extremes: list[float] = []
@@ -66,7 +66,7 @@ def losses(grouped: Grouped, key: str | None, look: Look, ranked: Sequence[Setti
         # Of a second number the line is a value of it, and its name says so.
         axes.set_title(plain(cut(line.name)) or "", fontsize=10, loc="left")
         tidy(axes)
-    for axes in list(panels)[len(lines) :]:
+    for axes in panels[len(lines) :]:
         axes.axis("off")
     if not extremes:
         return None
@@ -109,7 +109,7 @@ def _draw(axes: Axes, setting: Setting, color: object) -> list[float]:
             return []
         axes.plot(steps, curve, color=color, lw=1.4)  # type: ignore[arg-type]
         if run.status == "diverged":
-            axes.plot(steps[-1], curve[-1], "x", color=RED, ms=7, mew=2, zorder=4)
+            axes.plot(steps[-1], curve[-1], "x", color=RED, ms=7, mew=2, zorder=4, clip_on=False)
         return [float(value) for value in curve]
     return []
 
@@ -141,6 +141,9 @@ def _loss_axes(drawn: Figure, extremes: Sequence[float]) -> None:
             axes.set_yscale("log")
             top = min(positive.max(), 100 * float(np.median(positive)))
             axes.set_ylim(max(positive.min(), 1e-4) * 0.8, max(top, positive.min() * 2) * 1.3)
+            for line in axes.lines:
+                if line.get_marker() == "x" and line.get_transform() == axes.transData:  # a cross stays in sight
+                    line.set_ydata(np.minimum(np.asarray(line.get_ydata(), dtype=float), axes.get_ylim()[1]))
         if axes.get_subplotspec() is not None and axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
             axes.set_ylabel("training loss (nats)")
     drawn.supxlabel("optimizer step", fontsize=10)

@@ -45,7 +45,7 @@ def intervals(grouped: Grouped, look: Look, ranking: Ranking) -> Figure | None:
             axes.annotate(
                 f"{'◀ ' if side else ''}{grouped.metric.write(setting.mean)}{'' if side else ' ▶'}", (low if side else high, row),
                 xytext=(4 if side else -4, 0), textcoords="offset points", ha="left" if side else "right", va="center", fontsize=8,
-                color=look.color(grouped.group_of(setting)),
+                color=look.color(grouped.group_of(setting)), bbox={"fc": "white", "ec": "none", "pad": 1},
             )  # fmt: skip
     axes.set_yticks(range(len(few)), [_label(setting) for setting in few], fontsize=8)
     axes.set_ylim(len(few) - 0.5, -0.5)
@@ -78,7 +78,7 @@ def _near(ends: Sequence[float], grouped: Grouped, best: Setting) -> list[float]
 def seeds_and_settings(grouped: Grouped, look: Look) -> tuple[Figure, str] | None:
     """Every seed of every setting, in order of the mean; and in words which of the two varies more."""
     alive = [setting for setting in grouped.settings if setting.n]
-    if not alive or max(setting.n for setting in alive) < 2:
+    if len(alive) < 2 or max(setting.n for setting in alive) < 2:
         return None
     ranked = sorted(alive, key=lambda setting: grouped.metric.gain(setting.mean))
     drawn = figure(8.2, 4.2)
@@ -106,8 +106,6 @@ def _in_words(grouped: Grouped, alive: Sequence[Setting]) -> str:
     repeated = [setting for setting in alive if setting.n >= 2 and setting.estimate]
     within = math.sqrt(float(np.mean([setting.estimate.std**2 for setting in repeated if setting.estimate])))
     write = grouped.metric.write_difference
-    if len(alive) < 2:
-        return f"Over seeds the standard deviation is {write(within)}; there are no other settings to compare it with."
     over = float(np.std([setting.mean for setting in alive], ddof=1))
     top = sorted(alive, key=lambda setting: -grouped.metric.gain(setting.mean))[: max(2, len(alive) // 4)]
     over_top = float(np.std([setting.mean for setting in top], ddof=1))

@@ -61,9 +61,8 @@ def metric_axis(axes: Axes, metric: Metric, values: Sequence[float], which: str 
         limits = (max(low - pad, -0.01), min(high + pad, 1 + 0.3 * pad)) if metric.share else (low - pad, high + pad)
         (axes.set_ylim if which == "y" else axes.set_xlim)(*limits)
     if metric.share:
-        decimals = 1 if finite and max(finite) - min(finite) < 0.05 else 0
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
-    (axes.set_ylabel if which == "y" else axes.set_xlabel)(label or metric.words)
+        axis.set_major_formatter(PercentFormatter(1.0))
+    (axes.set_ylabel if which == "y" else axes.set_xlabel)(metric.words if label is None else label)
 
 
 def number_axis(axes: Axes, key: str, values: Sequence[float], which: str = "x") -> None:
