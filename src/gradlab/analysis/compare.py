@@ -1,17 +1,19 @@
 """``gradlab compare``: the verdict over any runs, as a table in the terminal, Markdown, CSV or a page. Needs no torch."""
 
+import io
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
 from gradlab.analysis.metric import choosing
 from gradlab.analysis.sources import Source, find_runs, search_mlflow
-from gradlab.analysis.table import Table, comma_separated, markdown, of_settings
+from gradlab.analysis.table import Table, comma_separated, markdown, of_settings, without
 from gradlab.analysis.verdict import Judged, judge, write_report
 from gradlab.errors import ConfigError, GradlabError
 from gradlab.tracking.folder import write_atomically
@@ -65,14 +67,19 @@ def _text(judged: Judged, form: str) -> str:
     sentences = "\n\n".join([*judged.verdict.sentences, *judged.verdict.warnings])
     if form == "markdown":
         return f"{markdown(content)}\n{sentences}\n"
-    console = Console(record=True, width=200, file=tempfile.SpooledTemporaryFile(mode="w"))  # type: ignore[arg-type]  # noqa: SIM115
-    console.print(_rich(content, len(content.rows)))
-    return f"{console.export_text()}\n{sentences}\n"
+    text = io.StringIO()
+    Console(file=text, width=_width(content)).print(_rich(content, len(content.rows)))
+    return f"{text.getvalue()}\n{sentences}\n"
 
 
 def _show(judged: Judged) -> None:
-    console = Console()
-    content = of_settings(judged.grouped, judged.ranking)
+    console, content = Console(), of_settings(judged.grouped, judged.ranking)
+    if console.is_terminal:
+        for dispensable in ("seconds", "std", "lost", "p", "test accuracy"):
+            if _width(content) > console.width and dispensable in content.headings:
+                content = without(content, dispensable)
+    else:
+        console.width = _width(content)  # a file or a pipe has no edge
     console.print(f"[bold]{escape(judged.source.title)}[/bold]", highlight=False, soft_wrap=True)
     console.print(_rich(content, MOST_ROWS))
     if len(content.rows) > MOST_ROWS:
@@ -83,6 +90,12 @@ def _show(judged: Judged) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal)
     for text in judged.verdict.warnings:
         console.print(f"! {text}", highlight=False, markup=False, soft_wrap=not console.is_terminal, style="yellow")
+
+
+def _width(content: Table) -> int:
+    """The characters that the whole table takes in a row."""
+    columns = zip(content.headings, *([cell.text for cell in row] for row in content.rows), strict=True)
+    return sum(max(map(cell_len, column)) + 2 for column in columns)
 
 
 def _rich(content: Table, most: int) -> RichTable:

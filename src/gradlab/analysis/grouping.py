@@ -122,7 +122,9 @@ def part_of_name(key: str, value: Value) -> str:
 
 
 def short(key: str) -> str:
-    """A key without its axis, as in a run's name."""
+    """A key without its axis, as in a run's name; of a choice, the axis."""
+    if key in AXIS_NAMES:
+        return key.split(".")[0]
     return SHORT.get(key, key.split(".", 1)[-1])
 
 

@@ -122,10 +122,10 @@ def _right(right: bool) -> str:
     return ' class="right"' if right else ""
 
 
-def image(path: Path, title: str, caption: str, first: bool) -> str:
+def image(path: Path, title: str, caption: str, wide: bool) -> str:
     """A picture that is in the file itself."""
     data = base64.b64encode(path.read_bytes()).decode()
-    style = ' class="first"' if first else ""
+    style = ' class="first"' if wide else ""
     return (
         f'<figure{style}><img alt="{escape(f"{title}. {caption}")}" src="data:image/png;base64,{data}">'
         f"<figcaption><b>{escape(title)}.</b> {escape(caption)}</figcaption></figure>"

@@ -7,11 +7,13 @@ The best is the setting with the highest mean (the lowest, of a loss) among thos
   the lucky ones. Where every setting lost runs, those that lost the smallest share of theirs may be it.
 
 Every other setting with two seeds is then compared with the best: over the seeds that both have, where there are two or
-more (a paired t-test), else by Welch's test, and then the two intervals may not overlap either. A setting is called worse
-where the one-sided p-value, times the number of comparisons, is below 5 % (Bonferroni). What is not called worse is a
-*rival*. Choosing the highest first does no harm to this claim: the truly best setting is among the best and its rivals with
-95 % confidence, whatever was chosen (Hsu, 1984, Annals of Statistics 12: multiple comparisons with the best). Holm's
-steps would not keep that promise; ``scripts/coverage.py`` measures it.
+more (a paired t-test), else by Welch's test, and then the two intervals may not overlap either. A setting is *ruled out* as
+the best where the two-sided p-value, times the number of comparisons, is below 5 % (Bonferroni); the others are *rivals*.
+That the best was chosen by the same numbers does no harm to this claim: whichever is chosen, the truly best setting is among
+it and its rivals with 95 % confidence at least (Hsu, 1984, Annals of Statistics 12: multiple comparisons with the best). It
+is a claim about which setting is best and not that each one ruled out is worse: of twenty-one settings that are exactly
+alike, one or more are ruled out in up to two of ten sweeps. Holm's steps gain next to nothing here, and do not carry the
+proof. ``scripts/coverage.py`` measures all this.
 """
 
 import math
@@ -28,14 +30,14 @@ class Compared:
     """The best setting against another.
 
     comparison: how much the best is better; positive is better, also for a loss.
-    adjusted_p: one-sided, times the number of comparisons, at most 1; NaN where there is no saying.
-    worse: whether the other is worse beyond doubt.
+    adjusted_p: two-sided, times the number of comparisons, at most 1; NaN where there is no saying.
+    ruled_out: whether the other cannot be the best.
     """
 
     setting: Setting
     comparison: Comparison
     adjusted_p: float
-    worse: bool
+    ruled_out: bool
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,15 @@ class Ranking:
     @property
     def rivals(self) -> list[Compared]:
         """Those that cannot be told from the best."""
-        return [other for other in self.others if not other.worse]
+        return [other for other in self.others if not other.ruled_out]
 
     @property
-    def worse(self) -> list[Compared]:
-        return [other for other in self.others if other.worse]
+    def ruled_out(self) -> list[Compared]:
+        return [other for other in self.others if other.ruled_out]
 
 
 def rank(grouped: Grouped) -> Ranking:
-    """Which setting is best, and which are not worse beyond doubt."""
+    """Which setting is best, and which others may be it as well."""
     metric = grouped.metric
     measured = sorted(
         (setting for setting in grouped.settings if setting.estimate),
@@ -83,7 +85,7 @@ def rank(grouped: Grouped) -> Ranking:
     comparisons = sum(setting.n >= 2 for setting in rest)
     others = [_against(best, other, comparisons, metric, grouped.resolution) for other in rest]
     passed_over = [s for s in measured[: measured.index(best)] if metric.gain(s.mean - best.mean) > 1e-12]
-    return Ranking(best, others, lone, passed_over, _optimism(best, sum(not other.worse for other in others)))
+    return Ranking(best, others, lone, passed_over, _optimism(best, sum(not other.ruled_out for other in others)))
 
 
 def _lost(setting: Setting) -> float:
@@ -103,11 +105,11 @@ def _against(best: Setting, other: Setting, comparisons: int, metric: Metric, re
         resolution,
     )
     p = min(1.0, comparisons * compared.p) if math.isfinite(compared.p) else math.nan
-    worse = p < 1 - CONFIDENCE and best.n >= 2 and other.n >= 2
-    if worse and not compared.paired:
+    ruled_out = p < 1 - CONFIDENCE and compared.difference > 0 and best.n >= 2 and other.n >= 2
+    if ruled_out and not compared.paired:
         assert best.estimate and other.estimate
-        worse = not _overlap(best.estimate, other.estimate)
-    return Compared(other, compared, p, worse)
+        ruled_out = not _overlap(best.estimate, other.estimate)
+    return Compared(other, compared, p, ruled_out)
 
 
 def _overlap(first: Estimate, second: Estimate) -> bool:

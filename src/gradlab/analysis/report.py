@@ -36,7 +36,7 @@ def report(
         page.table(of_settings(grouped, ranking), classes=classes),
         "<h2>Pictures</h2>",
         '<div class="figures">',
-        *(page.image(p.path, p.title, p.caption, index == 0) for index, p in enumerate(pictures)),
+        *(page.image(p.path, p.title, p.caption, p.wide) for p in pictures),
         "</div>",
         "<h2>Runs</h2>",
         page.table(of_runs(grouped), links=links),
@@ -71,11 +71,11 @@ def _method(grouped: Grouped, ranking: Ranking) -> list[str]:
         "of freedom; std is the standard deviation over seeds. Both are about the randomness of training alone: all seeds share "
         "one split of the images, and another split or new images would vary more.",
         "The best setting is the one with the best mean among those with two seeds or more of which none diverged; if every "
-        "setting lost runs, among those that lost the smallest share. Another setting is called worse where the one-sided p-value "
-        f"of its comparison with the best, times the number of comparisons ({comparisons}), is below 0.05: a paired t-test over "
+        "setting lost runs, among those that lost the smallest share. Another setting is ruled out as the best where the two-sided "
+        f"p-value of its comparison with the best, times the number of comparisons ({comparisons}), is below 0.05: a paired t-test over "
         "shared seeds, or Welch's test where fewer than two are shared, and then only where the intervals do not overlap. All "
         "others are not distinguishable: the truly best setting is among them and the best with 95% confidence (multiple "
-        "comparisons with the best, Hsu 1984). Diverged runs have no accuracy; they are never counted as zero.",
+        "comparisons with the best, Hsu 1984). The p in the table is the adjusted one. Diverged runs have no accuracy; they are never counted as zero.",
     ]
     if ranking.best is not None and math.isfinite(ranking.optimism) and ranking.rivals:
         texts.append(

@@ -70,10 +70,11 @@ def _best(grouped: Grouped, ranking: Ranking) -> str:
     first = ranking.rivals[0]
     others = len(ranking.rivals) - 1
     also = f" nor from {others} other{'s' * (others > 1)}" if others else ""
-    worse = f" ({len(ranking.worse)} of {len(ranking.others)} settings are worse beyond doubt)" if ranking.worse else ""
+    out = len(ranking.ruled_out)
+    rest = f"; {out} of {len(ranking.others)} are ruled out" if out else ""
     return (
         f"{_name(best)} has the {_top(grouped)} mean {metric.words}, {value}, but is not distinguishable from "
-        f"{_name(first.setting)} ({_difference(first, grouped)}){also}{worse}."
+        f"{_name(first.setting)} ({_difference(first, grouped)}){also}{rest}."
     )
 
 
@@ -135,7 +136,7 @@ def _meaning(grouped: Grouped, ranking: Ranking) -> str:
     best = ranking.best
     if best is None:
         return _where_it_diverged(grouped)
-    test = test_estimate(best)
+    test = estimate_on_test(best)
     if test is None:
         first = "Its test accuracy is not recorded"
     else:
@@ -144,7 +145,7 @@ def _meaning(grouped: Grouped, ranking: Ranking) -> str:
     return f"{first}{_robustness(grouped, best)}."
 
 
-def test_estimate(setting: Setting) -> Estimate | None:
+def estimate_on_test(setting: Setting) -> Estimate | None:
     """The test accuracy of a setting over the seeds that its choice rests on."""
     by_seed = {run.seed: run.metric(TEST) for run in setting.finished_runs}
     values = [value for value in by_seed.values() if math.isfinite(value)]
@@ -254,7 +255,7 @@ def _next(source: Source, grouped: Grouped, ranking: Ranking) -> str:
             value, tried = best.values.get(key), tried_values(grouped, best, key)
             refined = refined_grid(key, value, tried) if isinstance(value, int | float) and value in tried else None
             if refined:
-                steps.append(f"the best {_key(key)} of {len(tried)} lies inside its grid: refine it with '{refined}'")
+                steps.append(f"the best {_key(key).removeprefix('the ')} lies inside the {len(tried)} tried: refine it with '{refined}'")
     if not steps:
         n = best.n if best else 0
         compare = "" if len(grouped.settings) > 1 else "sweep something to compare it with, such as 'optimizer.lr=logspace(1e-4,1,9)'; "

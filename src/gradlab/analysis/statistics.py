@@ -50,7 +50,7 @@ class Comparison:
     difference: estimate of it.
     half: half the width of its 95 % confidence interval, not adjusted for the number of comparisons.
     std: spread of the difference of one seed of each.
-    p: one-sided p-value of "the first is not above the second", not adjusted; NaN where there is no interval.
+    p: two-sided p-value of no difference, not adjusted; NaN where there is no interval.
     paired: whether it is the mean of the differences over shared seeds; else Welch's comparison of two means.
     n: seeds shared if paired, else of the smaller one.
     """
@@ -113,8 +113,7 @@ def _comparison(mean: float, std: float, error: float, freedom: float, paired: b
     if error == 0:  # no spread and no resolution: there is no saying
         return Comparison(mean, math.nan, 0.0, math.nan, paired, n)
     half = student_quantile((1 + CONFIDENCE) / 2, freedom) * error
-    tail = student_p(mean / error, freedom) / 2
-    return Comparison(mean, half, std, tail if mean > 0 else 1 - tail, paired, n)
+    return Comparison(mean, half, std, student_p(mean / error, freedom), paired, n)
 
 
 def seeds_needed(comparison: Comparison) -> float:

@@ -5,10 +5,11 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gradlab.analysis.grouping import Grouped, Setting, short, shown
 from gradlab.analysis.ranking import Ranking
-from gradlab.analysis.sentences import TEST, test_estimate
+from gradlab.analysis.sentences import TEST, estimate_on_test
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def verdicts(grouped: Grouped, ranking: Ranking) -> list[tuple[Setting, str]]:
         elif other.setting.n < 2:
             said[id(other.setting)] = "one seed"
         else:
-            said[id(other.setting)] = "worse" if other.worse else "not distinguishable"
+            said[id(other.setting)] = "ruled out" if other.ruled_out else "not distinguishable"
     finished = [ranking.best, *(other.setting for other in ranking.others)]
     finished.sort(key=lambda setting: -grouped.metric.gain(setting.mean))
     rest = [setting for setting in grouped.settings if id(setting) not in said]
@@ -60,28 +61,33 @@ def _without(setting: Setting) -> str:
 def of_settings(grouped: Grouped, ranking: Ranking) -> Table:
     """A row for each setting."""
     metric = grouped.metric
-    headings = [*(short(key) for key in grouped.swept), metric.words, "±", "std", "n", "test accuracy", "seconds", "verdict"]
+    names = [short(key) for key in grouped.swept]
+    names = [name if names.count(name) == 1 else key for name, key in zip(names, grouped.swept, strict=True)]
+    headings = [*names, metric.words, "±", "std", "n", "lost", "test accuracy", "seconds", "p", "verdict"]
     against = {id(other.setting): other for other in ranking.others}
     rows = []
     for setting, said in verdicts(grouped, ranking):
-        found, test = setting.estimate, test_estimate(setting)
+        found, test = setting.estimate, estimate_on_test(setting)
         half, std = (found.half, found.std) if found else (math.nan, math.nan)
         compared = against.get(id(setting))
-        p = f" (p = {compared.adjusted_p:.2g})" if compared and math.isfinite(compared.adjusted_p) else ""
+        p = compared.adjusted_p if compared else math.nan
         rows.append(
             [
                 *(_value(setting, key) for key in grouped.swept),
                 _number(setting.mean, metric.write(setting.mean)),
                 _number(half, metric.write_half(half)),
                 _number(std, metric.write_half(std)),
-                Cell(_count(setting), float(setting.n)),
+                Cell(str(setting.n), float(setting.n)),
+                Cell(lost(setting), float(len(setting.runs) - setting.count("finished"))),
                 _number(test.mean if test else math.nan, f"{test.mean:.2%}" if test else "–"),
                 _number(setting.seconds, f"{setting.seconds:.3g}"),
-                Cell(said + p, said + p),
+                _number(p, f"{p:.2g}"),
+                Cell(said, said),
             ]
         )
-    numeric = [*(key in grouped.numbers for key in grouped.swept), True, True, True, True, True, True, False]
-    return Table(headings, numeric, rows)
+    numeric = [*(key in grouped.numbers for key in grouped.swept), True, True, True, True, False, True, True, True, False]
+    table = Table(headings, numeric, rows)
+    return table if any(row[-5].text for row in rows) else without(table, "lost")
 
 
 def of_runs(grouped: Grouped) -> Table:
@@ -106,13 +112,22 @@ def of_runs(grouped: Grouped) -> Table:
     return Table(headings, [False, True, False, True, True, True, False], rows)
 
 
-def _count(setting: Setting) -> str:
-    """``3``, ``1 (2 of 3 diverged)``, ``2 (1 of 3 failed)``."""
-    lost = [
+def without(table: Table, heading: str) -> Table:
+    """The table without one of its columns."""
+    index = list(table.headings).index(heading)
+
+    def rest(cells: Sequence[Any]) -> list[Any]:
+        return [*cells[:index], *cells[index + 1 :]]
+
+    return Table(rest(table.headings), rest(table.numeric), [rest(row) for row in table.rows])
+
+
+def lost(setting: Setting) -> str:
+    """``2 of 3 diverged``, ``1 of 3 failed``; empty where every run has finished."""
+    return ", ".join(
         f"{setting.count(status)} of {len(setting.runs)} {status}"
         for status in sorted({run.status for run in setting.runs} - {"finished"})
-    ]
-    return f"{setting.n} ({', '.join(lost)})" if lost else str(setting.n)
+    )
 
 
 def _value(setting: Setting, key: str) -> Cell:
@@ -147,7 +162,7 @@ def comma_separated(grouped: Grouped, ranking: Ranking) -> str:
     )  # fmt: skip
     against = {id(other.setting): other for other in ranking.others}
     for setting, said in verdicts(grouped, ranking):
-        found, test, other = setting.estimate, test_estimate(setting), against.get(id(setting))
+        found, test, other = setting.estimate, estimate_on_test(setting), against.get(id(setting))
         numbers = [
             setting.mean,
             found.half if found else math.nan,

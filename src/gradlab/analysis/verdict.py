@@ -10,7 +10,7 @@ from gradlab.analysis.edges import edges
 from gradlab.analysis.grouping import Grouped, Setting, group
 from gradlab.analysis.metric import DEFAULT, Metric
 from gradlab.analysis.ranking import Ranking, rank
-from gradlab.analysis.sentences import TEST, Verdict, conclude_in_words, test_estimate
+from gradlab.analysis.sentences import TEST, Verdict, conclude_in_words, estimate_on_test
 from gradlab.analysis.sources import Source, read_sweep
 from gradlab.analysis.table import verdicts
 from gradlab.tracking.folder import write_atomically
@@ -89,7 +89,7 @@ def metrics_of(judged: Judged) -> dict[str, float]:
         name = grouped.metric.name
         found |= {name: best.mean, f"{name}_ci95": best.estimate.half, f"{name}_std": best.estimate.std, "best/n": best.n}
         found["best/not_distinguishable"] = len(judged.ranking.rivals)
-        test = test_estimate(best)
+        test = estimate_on_test(best)
         if test is not None:
             found |= {TEST: test.mean, f"{TEST}_ci95": test.half}
         found |= {f"best/{key}": float(best.values[key]) for key in grouped.numbers if key in best.values}  # type: ignore[arg-type]
@@ -112,7 +112,7 @@ def summary(judged: Judged) -> dict[str, Any]:
     against = {id(other.setting): other for other in ranking.others}
 
     def entry(setting: Setting, said: str) -> dict[str, Any]:
-        test, other = test_estimate(setting), against.get(id(setting))
+        test, other = estimate_on_test(setting), against.get(id(setting))
         return {
             "name": setting.name,
             "values": dict(setting.values),

@@ -23,11 +23,13 @@ class Picture:
     path: the PNG.
     title: what it shows.
     caption: how to read it.
+    wide: whether it needs the whole width of a page.
     """
 
     path: Path
     title: str
     caption: str
+    wide: bool
 
 
 def draw_all(grouped: Grouped, ranking: Ranking, folder: Path) -> list[Picture]:
@@ -43,7 +45,8 @@ def draw_all(grouped: Grouped, ranking: Ranking, folder: Path) -> list[Picture]:
         if figure is not None:
             path = folder / f"{name}.png"
             figure.savefig(path, dpi=DPI)
-            drawn.append(Picture(path, title, caption))
+            wide = name == "metric_by_number" or figure.get_figwidth() > 9
+            drawn.append(Picture(path, title[0].upper() + title[1:], caption, wide))
 
     key = grouped.numbers[0] if grouped.numbers else None
     named = "learning rate" if key == "optimizer.lr" else key

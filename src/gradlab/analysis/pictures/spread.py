@@ -54,7 +54,7 @@ def intervals(grouped: Grouped, look: Look, ranking: Ranking) -> Figure | None:
         axes.set_title(f"the {len(few)} best of {len(ranked)} settings", fontsize=9, loc="left", color="#555555")
     handles = [
         Line2D([], [], color="#222222", marker="o", ls="", label="best, or not distinguishable from it"),
-        Line2D([], [], color="#222222", marker="o", mfc="white", ls="", label="worse beyond doubt"),
+        Line2D([], [], color="#222222", marker="o", mfc="white", ls="", label="ruled out as the best"),
     ]
     drawn.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return drawn
