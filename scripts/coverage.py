@@ -55,23 +55,34 @@ def claims(sets: int, random: np.random.Generator) -> None:
     """Settings whose true means fall off from the best by steps of ``gap`` standard deviations; seeds are shared."""
     print("\n| settings | n | gap | truly best ruled out | with Holm | any of equals ruled out | rivals left |")
     print("|---|---|---|---|---|---|---|")
-    for count, n, gap in [(2, 3, 0.0), (5, 3, 0.0), (21, 3, 0.0), (21, 5, 0.0), (21, 10, 0.0), (21, 5, 0.5), (21, 10, 2.0)]:
+    for count, n, gap in [
+        (2, 3, 0.0),
+        (5, 3, 0.0),
+        (21, 3, 0.0),
+        (21, 5, 0.0),
+        (21, 10, 0.0),
+        (21, 5, 0.5),
+        (21, 10, 2.0),
+    ]:
         wrong = wrong_holm = equal = 0
         rivals = 0.0
         for _ in range(sets):
             values = random.normal(0, 1, (count, n)) - gap * np.arange(count)[:, None]
             best = int(values.mean(1).argmax())
             other = [index for index in range(count) if index != best]
-            p = {
-                index: compare(dict(enumerate(values[best])), dict(enumerate(values[index]))).p for index in other
-            }
-            worse = {index for index in other if (count - 1) * p[index] < 1 - CONFIDENCE}  # the best has the highest mean
+            p = {index: compare(dict(enumerate(values[best])), dict(enumerate(values[index]))).p for index in other}
+            worse = {
+                index for index in other if (count - 1) * p[index] < 1 - CONFIDENCE
+            }  # the best has the highest mean
             wrong += 0 in worse
             equal += gap == 0 and bool(worse)
             wrong_holm += 0 in _holm(p)
             rivals += len(other) - len(worse)
         shown = f"{equal / sets:.1%}" if gap == 0 else "–"
-        print(f"| {count} | {n} | {gap:g} | {wrong / sets:.2%} | {wrong_holm / sets:.2%} | {shown} | {rivals / sets:.1f} |", flush=True)
+        print(
+            f"| {count} | {n} | {gap:g} | {wrong / sets:.2%} | {wrong_holm / sets:.2%} | {shown} | {rivals / sets:.1f} |",
+            flush=True,
+        )
 
 
 def _holm(p_values: dict[int, float]) -> set[int]:

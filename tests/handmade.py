@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from gradlab.analysis.records import flatten
 from gradlab.tracking.journal import Journal
 
 
@@ -25,7 +26,11 @@ def write_run(
 ) -> Path:
     """A run's folder: config.yaml, journal.jsonl and result.json (none of a run that is ``running``)."""
     folder.mkdir(parents=True)
-    own = {"momentum": {"momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0}, "adam": {"betas": [0.9, 0.999]}}.get(optimizer, {})
+    extra: dict[str, dict[str, Any]] = {
+        "momentum": {"momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0},
+        "adam": {"betas": [0.9, 0.999]},
+    }
+    own = extra.get(optimizer, {})
     config: dict[str, Any] = {
         "data": {"name": "digits", "batch_size": 32},
         "model": {"name": "mlp", "hidden": [64]},
@@ -42,7 +47,9 @@ def write_run(
         config[axis] = {**config.get(axis, {}), field: value}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     journal = Journal(folder / "journal.jsonl")
-    journal.write("run", id=folder.name, name=name or folder.name, experiment="gradlab", params={}, tags={})
+    params = {key: "null" if value is None else value for key, value in flatten(config).items()}
+    tags = {"gradlab.folder": str(folder.absolute()), "gradlab.status": "running"}
+    journal.write("run", id=folder.name, name=name or folder.name, experiment="gradlab", params=params, tags=tags)
     for step in range(1, 11):
         journal.metrics(step, {"train/loss": 2.3 / step * (1 + lr), "train/accuracy": 0.5, "lr": lr})
     diverged = {"step": 11, "lr": lr} if status == "diverged" else None
@@ -53,7 +60,11 @@ def write_run(
         metrics = {"best/val_accuracy": val, "best/step": 10}
     if status == "finished" and test is not None:
         metrics |= {"test/accuracy": test, "final/train_loss": 0.23}
+    if metrics:
+        journal.metrics(10, metrics)
     if status != "running":
+        journal.write("tags", tags={"gradlab.status": status})
+        journal.write("end", status={"failed": "FAILED", "killed": "KILLED"}.get(status, "FINISHED"))
         result: dict[str, Any] = {"status": status, "name": name or folder.name, "seed": seed, "diverged": diverged}
         result |= {"seconds": {"training_and_test": seconds}, "versions": {"python": "3.11", "torch": "2.15.0"}}
         if status in ("finished", "diverged"):
@@ -65,7 +76,9 @@ def write_run(
     return folder
 
 
-def write_sweep(folder: Path, points: Sequence[dict[str, Any]], *, name: str = "rates", status: str = "finished") -> Path:
+def write_sweep(
+    folder: Path, points: Sequence[dict[str, Any]], *, name: str = "rates", status: str = "finished"
+) -> Path:
     """A sweep's folder. A point is what ``write_run`` takes; one that is ``waiting`` has no folder."""
     entries = []
     for index, point in enumerate(points):

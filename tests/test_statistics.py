@@ -28,7 +28,8 @@ def test_student_is_scipys(freedom: float) -> None:
 
 def test_an_estimate_by_hand() -> None:
     found = estimate([0.90, 0.92, 0.94])
-    assert (found.n, found.mean) == (3, pytest.approx(0.92))
+    assert found.n == 3
+    assert found.mean == pytest.approx(0.92)
     assert found.std == pytest.approx(0.02)  # squares of 0.02, 0, 0.02 over 2
     assert found.half == pytest.approx(4.302653 * 0.02 / math.sqrt(3), rel=1e-6)
     assert not found.floored

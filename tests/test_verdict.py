@@ -26,28 +26,31 @@ from handmade import write_run, write_sweep
 from processes import environment
 
 Points = list[dict[str, Any]]
+Values = dict[tuple[str, float], list[Any]]
 
 
-def points(values: dict[tuple[str, float], list[float | str | None]]) -> Points:
+def points(values: Values) -> Points:
     """``{("adam", 0.01): [0.9, "diverged"]}``: a point for each seed, finished with that accuracy or ended so."""
     made: Points = []
     for (optimizer, lr), outcomes in values.items():
         for seed, outcome in enumerate(outcomes):
             status = outcome if isinstance(outcome, str) else "finished"
             val = outcome if isinstance(outcome, float) else 0.5
-            made.append({"optimizer": optimizer, "lr": lr, "seed": seed, "status": status, "val": val, "test": val - 0.02})
+            made.append(
+                {"optimizer": optimizer, "lr": lr, "seed": seed, "status": status, "val": val, "test": val - 0.02}
+            )
     return made
 
 
 @pytest.fixture
 def judged(tmp_path: Path) -> Callable[..., Judged]:
-    def of(values: dict[tuple[str, float], list[float | str | None]], **sweep: Any) -> Judged:
+    def of(values: Values, **sweep: Any) -> Judged:
         return judge(read_sweep(write_sweep(tmp_path / "sweep", points(values), **sweep)), Metric(DEFAULT))
 
     return of
 
 
-CLEAR = {
+CLEAR: Values = {
     ("adam", 0.001): [0.80, 0.81, 0.82],
     ("adam", 0.01): [0.95, 0.96, 0.97],
     ("adam", 0.1): [0.50, 0.51, 0.52],
@@ -90,7 +93,14 @@ def test_a_real_run_is_read_like_one_by_hand(tmp_path: Path) -> None:
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         composed = hydra.compose(
             "config",
-            ["tracking=none", "plots=false", "trainer.max_epochs=1", "trainer.threads=1", "optimizer.lr=1e-5", f"output_dir={tmp_path}"],
+            [
+                "tracking=none",
+                "plots=false",
+                "trainer.max_epochs=1",
+                "trainer.threads=1",
+                "optimizer.lr=1e-5",
+                f"output_dir={tmp_path}",
+            ],
         )
     outcome = run(build_config(composed), ["train.py"])
     found, result = read_run(outcome.folder), json.loads((outcome.folder / "result.json").read_text())
@@ -169,7 +179,9 @@ def test_what_cannot_be_told_apart_is_not_ranked(judged: Callable[..., Judged]) 
     found = judged({("adam", 0.01): [0.95, 0.90, 0.97], ("sgd", 0.01): [0.91, 0.95, 0.94]})
     assert [rival.setting.name for rival in found.ranking.rivals] == ["sgd"]
     assert "adam has the highest mean validation accuracy, 94.00%" in found.verdict.best
-    assert "is not distinguishable from sgd (0.67 points apart, 95% interval -11.59 to 12.92 points" in found.verdict.best
+    assert (
+        "is not distinguishable from sgd (0.67 points apart, 95% interval -11.59 to 12.92 points" in found.verdict.best
+    )
     assert "fresh seeds" in found.verdict.next or "more than 100 seeds" in found.verdict.next
 
 
@@ -200,7 +212,10 @@ def test_a_setting_that_lost_runs_is_not_best_without_saying_so(judged: Callable
     found = judged({("adam", 0.1): [0.99, "diverged", 0.99], ("adam", 0.01): [0.90, 0.91, 0.92]})
     assert found.ranking.best is not None
     assert found.ranking.best.name == "lr=0.01"
-    assert any("lr=0.1 has a better mean, 99.00%, but is not taken for best: 1 of 3 diverged" in w for w in found.verdict.warnings)
+    assert any(
+        "lr=0.1 has a better mean, 99.00%, but is not taken for best: 1 of 3 diverged" in w
+        for w in found.verdict.warnings
+    )
 
 
 def test_where_every_setting_lost_runs_the_steadiest_is_best(judged: Callable[..., Judged]) -> None:
@@ -241,7 +256,10 @@ def test_settings_are_not_chosen_by_the_test_set() -> None:
 
 def test_one_setting(judged: Callable[..., Judged]) -> None:
     words = judged({("adam", 0.01): [0.90, 0.92, 0.94]}).verdict
-    assert words.best == "The only setting has a mean validation accuracy of 92.00% ± 4.97% (95% confidence interval, n = 3 seeds)."
+    assert (
+        words.best
+        == "The only setting has a mean validation accuracy of 92.00% ± 4.97% (95% confidence interval, n = 3 seeds)."
+    )
     assert "optimizer.lr=logspace" in words.next
 
 
@@ -274,7 +292,11 @@ def test_everything_failed(judged: Callable[..., Judged]) -> None:
 
 def test_an_unfinished_sweep_says_what_is_missing(judged: Callable[..., Judged]) -> None:
     found = judged(
-        {("adam", 0.001): [0.8, 0.81, "running"], ("adam", 0.01): [0.95, 0.96, "waiting"], ("adam", 0.1): ["waiting"] * 3},
+        {
+            ("adam", 0.001): [0.8, 0.81, "running"],
+            ("adam", 0.01): [0.95, 0.96, "waiting"],
+            ("adam", 0.1): ["waiting"] * 3,
+        },
         status="killed",
     )
     assert found.verdict.warnings[0] == (
@@ -353,7 +375,12 @@ def test_other_numbers_have_edges_too(tmp_path: Path, key: str, values: list[flo
 def test_the_next_grid_stays_within_what_the_choice_takes(tmp_path: Path) -> None:
     """Momentum must be below 1: from 0.8 in steps of 0.1 there is one more, not four."""
     made = [
-        {"optimizer": "momentum", "seed": seed, "val": 0.5 + value / 2 + 0.01 * seed, "more": {"optimizer.momentum": value}}
+        {
+            "optimizer": "momentum",
+            "seed": seed,
+            "val": 0.5 + value / 2 + 0.01 * seed,
+            "more": {"optimizer.momentum": value},
+        }
         for value in (0.6, 0.7, 0.8)
         for seed in (0, 1)
     ]
@@ -408,9 +435,18 @@ def test_the_report_stands_alone(tmp_path: Path) -> None:
     assert "http" not in text.replace("http-equiv", "")
     for sentence in conclusion.lines[:3]:
         assert html.escape(sentence) in text
-    assert "python train.py -m optimizer=sgd,adam 'optimizer.lr=logspace(1e-3,1e-1,3)' 'seed=range(3)'" in text.replace("&#x27;", "'")
+    assert "python train.py -m optimizer=sgd,adam 'optimizer.lr=logspace(1e-3,1e-1,3)' 'seed=range(3)'" in text.replace(
+        "&#x27;", "'"
+    )
     drawn = {path.name for path in (tmp_path / "sweep" / "plots").iterdir()}
-    assert {"metric_by_number.png", "losses.png", "intervals.png", "validation_test.png", "time.png", "spread.png"} == drawn
+    assert {
+        "metric_by_number.png",
+        "losses.png",
+        "intervals.png",
+        "validation_test.png",
+        "time.png",
+        "spread.png",
+    } == drawn
 
 
 def test_a_name_cannot_inject_anything(tmp_path: Path) -> None:
@@ -437,7 +473,7 @@ def test_a_name_cannot_inject_anything(tmp_path: Path) -> None:
     ],
     ids=["one run", "waiting", "failed", "diverged", "ties", "nan"],
 )
-def test_every_kind_of_sweep_has_a_report(tmp_path: Path, values: dict[tuple[str, float], list[Any]]) -> None:
+def test_every_kind_of_sweep_has_a_report(tmp_path: Path, values: Values) -> None:
     conclusion = conclude(write_sweep(tmp_path / "sweep", points(values)))
     checked(conclusion.report)
     assert len(conclusion.lines) >= 3
@@ -446,7 +482,7 @@ def test_every_kind_of_sweep_has_a_report(tmp_path: Path, values: dict[tuple[str
 
 
 def test_three_swept_keys_and_two_numbers_have_pictures_of_their_own(tmp_path: Path) -> None:
-    made = [
+    made: Points = [
         {"lr": lr, "seed": seed, "val": 0.5 + lr + decay / 2 + 0.01 * seed, "more": {"optimizer.weight_decay": decay}}
         for lr in (0.01, 0.1)
         for decay in (0.0, 0.5)
@@ -460,7 +496,7 @@ def test_three_swept_keys_and_two_numbers_have_pictures_of_their_own(tmp_path: P
 
 
 def test_it_is_concluded_again_when_more_has_finished(tmp_path: Path) -> None:
-    values: dict[tuple[str, float], list[Any]] = {("adam", 0.01): [0.9, "waiting"], ("sgd", 0.01): [0.8, 0.81]}
+    values: Values = {("adam", 0.01): [0.9, "waiting"], ("sgd", 0.01): [0.8, 0.81]}
     first = conclude(write_sweep(tmp_path / "sweep", points(values), status="running"))
     record = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
     write_run(tmp_path / "sweep" / "late", optimizer="adam", lr=0.01, seed=1, val=0.92, test=0.9)

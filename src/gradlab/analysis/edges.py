@@ -1,5 +1,6 @@
 """Whether the best setting stands at the edge of what was tried, and what to try beyond it."""
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -68,8 +69,8 @@ def is_logarithmic(values: Sequence[float], key: str = "") -> bool:
         return False
     if key.endswith(".lr") or positive[-1] / positive[0] >= 10:
         return True
-    factors = [after / before for before, after in zip(positive, positive[1:], strict=False)]
-    return len(factors) > 1 and max(factors) / min(factors) < 1.05
+    factors = [after / before for before, after in itertools.pairwise(positive)]
+    return len(factors) > 1 and min(factors) > 1.2 and max(factors) / min(factors) < 1.01
 
 
 def refined_grid(key: str, value: float, tried: Sequence[float]) -> str | None:
@@ -88,7 +89,10 @@ def _next_grid(key: str, value: float, tried: Sequence[float], lowest: bool, bes
     logarithmic = is_logarithmic(tried, key) and neighbour > 0
     whole = all(isinstance(number, int) for number in tried)
     if whole:
-        values = [value * (value / neighbour) ** index if logarithmic else value + (value - neighbour) * index for index in range(3)]
+        values = [
+            value * (value / neighbour) ** index if logarithmic else value + (value - neighbour) * index
+            for index in range(3)
+        ]
         values = [float(number) for number in dict.fromkeys(round(number) for number in values)]
     elif logarithmic:
         ratio = value / neighbour
@@ -116,9 +120,7 @@ def _allowed(key: str, value: float, best: Setting) -> bool:
     if not math.isfinite(value) or axis not in AXES or config is None or "." in name:
         return value > 0
     values: dict[str, Any] = {
-        other.removeprefix(f"{axis}."): _plain(known)
-        for other, known in config.items()
-        if other.startswith(f"{axis}.")
+        other.removeprefix(f"{axis}."): _plain(known) for other, known in config.items() if other.startswith(f"{axis}.")
     }
     if not _taken(axis, values):  # another version's, or a user's own that is not imported here: no opinion
         return value > 0

@@ -193,7 +193,9 @@ def swept_keys(runs: Sequence[Run]) -> tuple[str, ...]:
     varied = [key for key in seen if len(seen[key]) > 1 or any(key not in run.config for run in full)]
     swept = [key for key in varied if key.endswith(".name") or not _follows_from_its_choice(key, runs)]
     axes = {key: index for index, key in enumerate(("optimizer.name", "model.name", "schedule.name"))}
-    return tuple(sorted(swept, key=lambda key: (axes.get(key, 3 if key.endswith(".name") else 5 - (key == "optimizer.lr")), key)))
+    return tuple(
+        sorted(swept, key=lambda key: (axes.get(key, 3 if key.endswith(".name") else 5 - (key == "optimizer.lr")), key))
+    )
 
 
 def _follows_from_its_choice(key: str, runs: Sequence[Run]) -> bool:

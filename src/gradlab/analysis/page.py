@@ -29,9 +29,9 @@ ol.verdict { background: var(--card); border: 1px solid var(--line); border-radi
 ul.warnings { background: var(--warnback); color: var(--warn); border-radius: 10px; padding: .7rem 1.2rem .7rem 2.2rem; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 10px; max-height: 36rem; overflow-y: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .38rem .7rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .38rem .6rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
 td.wide { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
-th { position: sticky; top: 0; background: var(--card); font-weight: 600; }
+th { position: sticky; top: 0; background: var(--card); font-weight: 600; white-space: normal; vertical-align: bottom; }
 th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid var(--link); }
 th[aria-sort=ascending] button::after { content: " ▲"; } th[aria-sort=descending] button::after { content: " ▼"; }
 .right { text-align: right; } tr:last-child td { border-bottom: 0; } tr.best td { font-weight: 600; background: var(--card); }

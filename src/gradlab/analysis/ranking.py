@@ -73,7 +73,10 @@ def rank(grouped: Grouped) -> Ranking:
     metric = grouped.metric
     measured = sorted(
         (setting for setting in grouped.settings if setting.estimate),
-        key=lambda setting: (-round(metric.gain(setting.mean), 12), _cost(setting)),  # 12 digits: 0.1 + 0.2 ties with 0.3
+        key=lambda setting: (
+            -round(metric.gain(setting.mean), 12),
+            _cost(setting),
+        ),  # 12 digits: 0.1 + 0.2 ties with 0.3
     )
     if not measured:
         return Ranking(None, [], False, [], math.nan)
@@ -107,7 +110,8 @@ def _against(best: Setting, other: Setting, comparisons: int, metric: Metric, re
     p = min(1.0, comparisons * compared.p) if math.isfinite(compared.p) else math.nan
     ruled_out = p < 1 - CONFIDENCE and compared.difference > 0 and best.n >= 2 and other.n >= 2
     if ruled_out and not compared.paired:
-        assert best.estimate and other.estimate
+        assert best.estimate
+        assert other.estimate
         ruled_out = not _overlap(best.estimate, other.estimate)
     return Compared(other, compared, p, ruled_out)
 

@@ -110,11 +110,7 @@ def flatten(node: Any, path: str = "") -> dict[str, Value]:
 
 def choices(flat: Mapping[str, Value]) -> dict[str, Value]:
     """The part of a flattened configuration that makes a setting: all but the seed and where the run is recorded."""
-    return {
-        key: value
-        for key, value in flat.items()
-        if key.split(".")[0] not in NO_CHOICE and key not in NO_CHOICE_OF
-    }
+    return {key: value for key, value in flat.items() if key.split(".")[0] not in NO_CHOICE and key not in NO_CHOICE_OF}
 
 
 def value_of(text: Any) -> Value:
@@ -166,9 +162,9 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 def _yaml(path: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, yaml.YAMLError):
-        found = yaml.load(path.read_text(), _Loader)  # noqa: S506 — a safe loader, whichever of the two
+        found = yaml.load(path.read_text(), _Loader)
         if isinstance(found, dict):
-            return {key: value for key, value in _floats(found).items()}
+            return dict(_floats(found))
     return {}
 
 

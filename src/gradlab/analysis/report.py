@@ -22,7 +22,9 @@ def report(
 ) -> str:
     """The whole page; ``base`` is the folder that it will lie in, for links to the runs."""
     everything = [run for s in grouped.settings for run in s.runs] + list(grouped.unplaced)
-    counts = {status: sum(run.status == status for run in everything) for status in sorted({r.status for r in everything})}
+    counts = {
+        status: sum(run.status == status for run in everything) for status in sorted({r.status for r in everything})
+    }
     counted = ", ".join(f"{count:,} {status}" for status, count in counts.items())
     said = verdicts(grouped, ranking)
     classes = ["best" if setting is ranking.best else "" for setting, _ in said]

@@ -69,7 +69,8 @@ def _best(grouped: Grouped, ranking: Ranking) -> str:
         return f"{_name(best)} is best: a mean {metric.words} of {value}, {_above(second, grouped)}."
     first = ranking.rivals[0]
     others = len(ranking.rivals) - 1
-    also = f" nor from {others} other{'s' * (others > 1)}" if others else ""
+    # With few seeds that includes settings which look much worse, and a reader should know why.
+    also = f" nor, with {best.n} seeds, from {others} other{'s' * (others > 1)}" if others else ""
     out = len(ranking.ruled_out)
     rest = f"; {out} of {len(ranking.others)} are ruled out" if out else ""
     return (
@@ -86,7 +87,9 @@ def _no_best(grouped: Grouped) -> str:
     }
     total = sum(len(setting.runs) for setting in grouped.settings) + len(grouped.unplaced)
     if counts["finished"]:
-        return f"None of the {counts['finished']} finished runs has a {grouped.metric.name}, so there is no best setting."
+        return (
+            f"None of the {counts['finished']} finished runs has a {grouped.metric.name}, so there is no best setting."
+        )
     if total and counts["diverged"] == total:
         return f"{_all(total)} diverged, so there is no best setting."
     ended = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
@@ -197,7 +200,7 @@ def along(grouped: Grouped, best: Setting, key: str) -> list[tuple[float, Settin
         and isinstance(setting.values.get(key), int | float)
         and {name: value for name, value in setting.values.items() if name != key} == rest
     ]
-    return sorted(found, key=lambda pair: pair[0])  # type: ignore[arg-type, return-value]
+    return sorted(found, key=lambda pair: pair[0])  # type: ignore[arg-type]
 
 
 def _what(setting: Setting, grouped: Grouped) -> str:
@@ -234,7 +237,9 @@ def _next(source: Source, grouped: Grouped, ranking: Ranking) -> str:
     steps = []
     pending = sum(s.pending for s in grouped.settings) + len(grouped.unplaced)
     if pending and source.status is not None:
-        steps.append(f"finish the sweep: {pending} of {len(source.runs)} points are missing (the same command with resume=true)")
+        steps.append(
+            f"finish the sweep: {pending} of {len(source.runs)} points are missing (the same command with resume=true)"
+        )
     best = ranking.best
     if best is None:
         steps += _after_nothing(grouped)
@@ -255,10 +260,16 @@ def _next(source: Source, grouped: Grouped, ranking: Ranking) -> str:
             value, tried = best.values.get(key), tried_values(grouped, best, key)
             refined = refined_grid(key, value, tried) if isinstance(value, int | float) and value in tried else None
             if refined:
-                steps.append(f"the best {_key(key).removeprefix('the ')} lies inside the {len(tried)} tried: refine it with '{refined}'")
+                steps.append(
+                    f"the best {_key(key).removeprefix('the ')} lies inside the {len(tried)} tried: refine it with '{refined}'"
+                )
     if not steps:
         n = best.n if best else 0
-        compare = "" if len(grouped.settings) > 1 else "sweep something to compare it with, such as 'optimizer.lr=logspace(1e-4,1,9)'; "
+        compare = (
+            ""
+            if len(grouped.settings) > 1
+            else "sweep something to compare it with, such as 'optimizer.lr=logspace(1e-4,1,9)'; "
+        )
         steps.append(f"{compare}n = {n} seeds is {'what it rests on' if n > 2 else 'few: repeat with three or more'}")
     return f"Next: {'; '.join(steps)}."
 
@@ -274,7 +285,9 @@ def _more_seeds(ranking: Ranking) -> str:
     if other.difference == 0:
         return f"{pair} differ by 0, so no number of seeds is likely to part them: take the cheaper"
     if needed > MANY_SEEDS:
-        return f"to tell {pair} apart would take more than {MANY_SEEDS} seeds of each: take them for equal, or the cheaper"
+        return (
+            f"to tell {pair} apart would take more than {MANY_SEEDS} seeds of each: take them for equal, or the cheaper"
+        )
     needed = max(int(needed), other.n + 1)
     used = [run.seed for s in (best, rival.setting) for run in s.runs if run.seed is not None]
     start = max(used, default=-1) + 1
@@ -289,7 +302,9 @@ def _after_nothing(grouped: Grouped) -> list[str]:
     rates = sorted({r for s in grouped.settings if isinstance(r := _rate(s), int | float)})
     if every and all(run.status == "diverged" for run in every) and rates:
         low = rates[0]
-        return [f"lower the learning rate: {shown(low)}, the lowest tried, diverged: 'optimizer.lr=logspace({shown(low / 1e4)},{shown(low / 10)},4)'"]
+        return [
+            f"lower the learning rate: {shown(low)}, the lowest tried, diverged: 'optimizer.lr=logspace({shown(low / 1e4)},{shown(low / 10)},4)'"
+        ]
     if any(run.status == "failed" for run in every) or grouped.unplaced:
         return ["mend what made the runs fail (their reasons are in the table of runs) and start again"]
     return []
@@ -318,7 +333,9 @@ def _warnings(source: Source, grouped: Grouped, ranking: Ranking) -> list[str]:
         )
     for setting in ranking.passed_over[:3]:
         why = diverged(setting) if setting.diverged else "one seed only"
-        said.append(f"{_name(setting)} has a better mean, {grouped.metric.write(setting.mean)}, but is not taken for best: {why}.")
+        said.append(
+            f"{_name(setting)} has a better mean, {grouped.metric.write(setting.mean)}, but is not taken for best: {why}."
+        )
     unequal = {setting.n for setting in grouped.settings if setting.n and not setting.diverged and not setting.pending}
     if len(unequal) > 1:
         said.append(f"Settings have different numbers of finished seeds, from {min(unequal)} to {max(unequal)}.")

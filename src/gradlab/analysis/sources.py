@@ -63,7 +63,9 @@ def _point(point: dict[str, Any], sweep: Path) -> Run:
         if (path / JOURNAL).is_file():
             run = read_run(path, sweep)
             # A run that a dead worker left behind says that it is running; the sweep knows that it is not.
-            status = run.status if status in ("waiting", "running") or run.status in ("finished", "diverged") else status
+            status = (
+                run.status if status in ("waiting", "running") or run.status in ("finished", "diverged") else status
+            )
             changes = {"name": name, "status": status, "reason": reason or run.reason}
             return Run(**{**vars(run), **changes})
     flat = {
@@ -116,9 +118,7 @@ def _in_folder(path: Path) -> list[Source]:
         run = read_run(path)
         return [Source(run.name, [run], [], None, None)]
     sweeps = sorted(found.parent for found in path.glob(f"**/{SWEEP_FILE}"))
-    alone = sorted(
-        found.parent for found in path.glob(f"**/{JOURNAL}") if not any(s in found.parents for s in sweeps)
-    )
+    alone = sorted(found.parent for found in path.glob(f"**/{JOURNAL}") if not any(s in found.parents for s in sweeps))
     if not sweeps and not alone:
         what = "a folder without runs" if path.is_dir() else "no folder"
         raise ConfigError(f"{path} is {what}: it has neither a {JOURNAL} nor a {SWEEP_FILE}, nor have folders in it.")

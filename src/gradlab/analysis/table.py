@@ -85,7 +85,18 @@ def of_settings(grouped: Grouped, ranking: Ranking) -> Table:
                 Cell(said, said),
             ]
         )
-    numeric = [*(key in grouped.numbers for key in grouped.swept), True, True, True, True, False, True, True, True, False]
+    numeric = [
+        *(key in grouped.numbers for key in grouped.swept),
+        True,
+        True,
+        True,
+        True,
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
     table = Table(headings, numeric, rows)
     return table if any(row[-5].text for row in rows) else without(table, "lost")
 
@@ -148,7 +159,9 @@ def markdown(table: Table) -> str:
         return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
 
     rule = ["---:" if right else "---" for right in table.numeric]
-    return "\n".join([line(table.headings), line(rule), *(line([cell.text for cell in row]) for row in table.rows)]) + "\n"
+    return (
+        "\n".join([line(table.headings), line(rule), *(line([cell.text for cell in row]) for row in table.rows)]) + "\n"
+    )
 
 
 def comma_separated(grouped: Grouped, ranking: Ranking) -> str:

@@ -87,7 +87,12 @@ def metrics_of(judged: Judged) -> dict[str, float]:
     }
     if best is not None and best.estimate is not None:
         name = grouped.metric.name
-        found |= {name: best.mean, f"{name}_ci95": best.estimate.half, f"{name}_std": best.estimate.std, "best/n": best.n}
+        found |= {
+            name: best.mean,
+            f"{name}_ci95": best.estimate.half,
+            f"{name}_std": best.estimate.std,
+            "best/n": best.n,
+        }
         found["best/not_distinguishable"] = len(judged.ranking.rivals)
         test = estimate_on_test(best)
         if test is not None:
@@ -99,7 +104,9 @@ def metrics_of(judged: Judged) -> dict[str, float]:
 def tags_of(judged: Judged) -> dict[str, str]:
     """Texts for the parent run; the note is what MLflow shows as its description."""
     best, verdict = judged.ranking.best, judged.verdict
-    note = "\n".join([*(f"{i}. {text}" for i, text in enumerate(verdict.sentences, 1)), "", *(f"* {w}" for w in verdict.warnings)])
+    note = "\n".join(
+        [*(f"{i}. {text}" for i, text in enumerate(verdict.sentences, 1)), "", *(f"* {w}" for w in verdict.warnings)]
+    )
     tags = {"gradlab.verdict": " ".join(verdict.sentences), "mlflow.note.content": f"**Verdict**\n\n{note.strip()}"}
     if best is not None:
         tags["gradlab.best"] = best.name
@@ -118,7 +125,9 @@ def summary(judged: Judged) -> dict[str, Any]:
             "values": dict(setting.values),
             "verdict": said,
             "n": setting.n,
-            "statuses": {run_status: setting.count(run_status) for run_status in sorted({r.status for r in setting.runs})},
+            "statuses": {
+                run_status: setting.count(run_status) for run_status in sorted({r.status for r in setting.runs})
+            },
             "by_seed": {str(seed): value for seed, value in setting.by_seed.items()},
             "mean": setting.mean,
             "std": setting.estimate.std if setting.estimate else None,
@@ -136,7 +145,9 @@ def summary(judged: Judged) -> dict[str, Any]:
         "best": ranking.best.name if ranking.best else None,
         "sentences": judged.verdict.sentences,
         "warnings": list(judged.verdict.warnings),
-        "edges": [{**vars(edge), "tried": list(edge.tried)} for edge in (edges(grouped, ranking.best) if ranking.best else [])],
+        "edges": [
+            {**vars(edge), "tried": list(edge.tried)} for edge in (edges(grouped, ranking.best) if ranking.best else [])
+        ],
         "optimism": ranking.optimism,
         "resolution": grouped.resolution,
         "settings": [entry(setting, said) for setting, said in verdicts(grouped, ranking)],

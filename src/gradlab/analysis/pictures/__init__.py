@@ -68,7 +68,7 @@ def draw_all(grouped: Grouped, ranking: Ranking, folder: Path) -> list[Picture]:
         "losses",
         f"Training loss against step, by {named}" if key else "Training loss against step",
         "One seed of each setting. A rate too low crawls; one too high jumps about, stalls, or diverges (red "
-            "cross). What is over a hundred times the median loss is cut off.",
+        "cross). What is over a hundred times the median loss is cut off.",
         losses(grouped, key, look, ranked or list(grouped.settings)),
     )
     if len(grouped.numbers) == 2:
@@ -108,5 +108,3 @@ def draw_all(grouped: Grouped, ranking: Ranking, folder: Path) -> list[Picture]:
         if varied:
             keep("spread", "Variation over seeds and over settings", varied[1], varied[0])
     return drawn
-
-

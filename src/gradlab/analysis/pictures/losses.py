@@ -105,9 +105,11 @@ def _draw(axes: Axes, setting: Setting, color: object) -> list[float]:
             if run.status != "diverged" or run.diverged_at is None:
                 continue
             # Gone before the first row: there is a place on the axis, and no height.
-            axes.plot(run.diverged_at, 0.97, "x", color=RED, ms=7, mew=2, transform=axes.get_xaxis_transform(), clip_on=False)
+            axes.plot(
+                run.diverged_at, 0.97, "x", color=RED, ms=7, mew=2, transform=axes.get_xaxis_transform(), clip_on=False
+            )
             return []
-        axes.plot(steps, curve, color=color, lw=1.4)  # type: ignore[arg-type]
+        axes.plot(steps, curve, color=color, lw=1.4)
         if run.status == "diverged":
             axes.plot(steps[-1], curve[-1], "x", color=RED, ms=7, mew=2, zorder=4, clip_on=False)
         return [float(value) for value in curve]

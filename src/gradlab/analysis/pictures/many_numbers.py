@@ -21,12 +21,17 @@ def _axis_values(grouped: Grouped, key: str) -> tuple[dict[object, float], list[
         logarithmic = is_logarithmic(numbers, key)
         lowest = min((value for value in numbers if value > 0), default=1.0)
         # Zero has no logarithm: it stands a step below the rest.
-        scaled = {value: float(np.log10(value if value > 0 else lowest / 10)) if logarithmic else float(value) for value in numbers}
+        scaled = {
+            value: float(np.log10(value if value > 0 else lowest / 10)) if logarithmic else float(value)
+            for value in numbers
+        }
         low, high = min(scaled.values()), max(scaled.values())
         places: dict[object, float] = {value: (place - low) / (high - low or 1) for value, place in scaled.items()}
         missing = [value for value in values if value not in places]
         places |= dict.fromkeys(missing, -0.08)
-        ticks = numbers if len(numbers) <= MOST_TICKS else [numbers[round(i * (len(numbers) - 1) / 5)] for i in range(6)]
+        ticks = (
+            numbers if len(numbers) <= MOST_TICKS else [numbers[round(i * (len(numbers) - 1) / 5)] for i in range(6)]
+        )
         return places, [(places[value], shown(value)) for value in ticks] + [(-0.08, "none") for _ in missing[:1]]
     names = sorted(values, key=lambda value: (value is None, shown(value)))
     places = {name: index / max(len(names) - 1, 1) for index, name in enumerate(names)}
@@ -57,7 +62,14 @@ def parallel(grouped: Grouped) -> Figure:
     for place, ticks in enumerate([*(ticks for _, ticks in scales), final]):
         axes.axvline(place, color="#222222", lw=0.8)
         for y, text in ticks:
-            axes.text(place + 0.03, y, plain(text), fontsize=8, va="center", bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 0.6})
+            axes.text(
+                place + 0.03,
+                y,
+                plain(text),
+                fontsize=8,
+                va="center",
+                bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 0.6},
+            )
     axes.set_xticks(range(len(keys) + 1), [*(plain(short(key)) for key in keys), f"mean\n{grouped.metric.words}"])
     axes.tick_params(length=0)
     axes.set_yticks([])
@@ -105,6 +117,10 @@ def _marginal(axes: Axes, grouped: Grouped, key: str, alive: list[Setting], look
     else:
         for x, top in tops.items():
             axes.plot([x - 0.25, x + 0.25], [top, top], color="#222222", lw=1.2)
-        axes.set_xticks(range(len(names)), [plain(cut(name, 14)) for name in names], fontsize=8, rotation=30 if len(names) > 3 else 0)
+        axes.set_xticks(
+            range(len(names)),
+            [plain(cut(name, 14)) for name in names],
+            fontsize=8,
+            rotation=30 if len(names) > 3 else 0,
+        )
         axes.set_xlabel(plain(key))
-

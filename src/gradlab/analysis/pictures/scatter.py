@@ -20,9 +20,7 @@ def validation_against_test(grouped: Grouped, look: Look, best: Setting | None) 
     ys: list[float] = []
     for group in grouped.groups:
         members = [setting for setting in grouped.settings if grouped.group_of(setting) == group]
-        pairs = [
-            (grouped.metric.of(run), run.metric(TEST)) for setting in members for run in setting.finished_runs
-        ]
+        pairs = [(grouped.metric.of(run), run.metric(TEST)) for setting in members for run in setting.finished_runs]
         pairs = [pair for pair in pairs if all(map(math.isfinite, pair))]
         if pairs:
             axes.plot(*zip(*pairs, strict=True), look.marker(group), color=look.color(group), ms=5, alpha=0.65, mew=0,
@@ -43,7 +41,16 @@ def validation_against_test(grouped: Grouped, look: Look, best: Setting | None) 
         chosen = [(grouped.metric.of(run), run.metric(TEST)) for run in best.finished_runs]
         chosen = [pair for pair in chosen if all(map(math.isfinite, pair))]
         if chosen:
-            axes.plot(*zip(*chosen, strict=True), "o", ms=11, mfc="none", mec="#222222", mew=1.2, clip_on=False, label="the chosen setting")
+            axes.plot(
+                *zip(*chosen, strict=True),
+                "o",
+                ms=11,
+                mfc="none",
+                mec="#222222",
+                mew=1.2,
+                clip_on=False,
+                label="the chosen setting",
+            )
     axes.xaxis.set_major_locator(MaxNLocator(6))
     tidy(axes)
     drawn.legend(loc="outside right upper", frameon=False, fontsize=9)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from gradlab.analysis.grouping import Grouped, Setting
 from gradlab.analysis.pictures.style import Look, cut, figure, group_name, metric_axis, plain, tidy
@@ -89,12 +90,28 @@ def seeds_and_settings(grouped: Grouped, look: Look) -> tuple[Figure, str] | Non
         xs = [rank for rank, setting in found for _ in setting.by_seed]
         ys = [value for _, setting in found for value in setting.by_seed.values()]
         if xs:
-            axes.plot(xs, ys, look.marker(group), color=look.color(group), ms=4.5, alpha=0.7, mew=0, label=group_name(grouped, group))
+            axes.plot(
+                xs,
+                ys,
+                look.marker(group),
+                color=look.color(group),
+                ms=4.5,
+                alpha=0.7,
+                mew=0,
+                label=group_name(grouped, group),
+            )
         values += ys
-    axes.plot(range(1, len(ranked) + 1), [s.mean for s in ranked], "_", color="#222222", ms=min(14, 300 / len(ranked)), mew=1.2)
+    axes.plot(
+        range(1, len(ranked) + 1),
+        [s.mean for s in ranked],
+        "_",
+        color="#222222",
+        ms=min(14, 300 / len(ranked)),
+        mew=1.2,
+    )
     axes.set_xlabel("settings, from worst to best mean (bar); a point is a seed")
     axes.set_xlim(0.3, len(ranked) + 0.7)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     metric_axis(axes, grouped.metric, values)
     tidy(axes)
     if len(grouped.groups) > 1:

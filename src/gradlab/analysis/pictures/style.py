@@ -6,11 +6,12 @@ colours are Okabe and Ito's (2008), told apart by colour-blind readers too, with
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator, PercentFormatter
 
 from gradlab.analysis.edges import is_logarithmic
 from gradlab.analysis.grouping import Grouped, shown
@@ -18,7 +19,8 @@ from gradlab.analysis.metric import Metric
 
 RED, GREY, INK = "#c0392b", "#8a8a8a", "#222222"
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#4d4d4d", "#8c564b")
-LINES = ("-", "--", ":")
+LineStyle = Literal["-", "--", ":"]
+LINES: tuple[LineStyle, ...] = ("-", "--", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DPI = 120
 SEQUENCE = "viridis"
@@ -33,7 +35,7 @@ class Look:
     def color(self, group: str) -> str:
         return COLORS[self._index.get(group, 0) % len(COLORS)]
 
-    def line(self, group: str) -> str:
+    def line(self, group: str) -> LineStyle:
         return LINES[self._index.get(group, 0) // len(COLORS) % len(LINES)]
 
     def marker(self, group: str) -> str:
@@ -51,7 +53,9 @@ def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def metric_axis(axes: Axes, metric: Metric, values: Sequence[float], which: str = "y", label: str | None = None) -> None:
+def metric_axis(
+    axes: Axes, metric: Metric, values: Sequence[float], which: str = "y", label: str | None = None
+) -> None:
     """Limits around ``values`` that do not pretend to more than 100 %, and the metric's own numbers."""
     axis = axes.yaxis if which == "y" else axes.xaxis
     finite = [value for value in values if np.isfinite(value)]
@@ -76,7 +80,7 @@ def number_axis(axes: Axes, key: str, values: Sequence[float], which: str = "x")
         else:  # zero has no logarithm: the part below the lowest positive value is linear
             set_scale("symlog", linthresh=ordered[1], linscale=0.5)
     if len(ordered) <= 12:
-        axis.set_major_locator(_Fixed(ordered))
+        axis.set_major_locator(FixedLocator(ordered))
         axis.set_major_formatter(FuncFormatter(lambda value, _: shown(float(value))))
         axis.set_minor_locator(NullLocator())
         if len(ordered) > 8 or max(len(shown(value)) for value in ordered) > 6:
@@ -85,12 +89,6 @@ def number_axis(axes: Axes, key: str, values: Sequence[float], which: str = "x")
         axis.set_major_locator(LogLocator(numticks=12))
         axis.set_minor_formatter(NullFormatter())
     (axes.set_xlabel if which == "x" else axes.set_ylabel)("learning rate" if key == "optimizer.lr" else key)
-
-
-def _Fixed(values: Sequence[float]):  # type: ignore[no-untyped-def]  # noqa: N802
-    from matplotlib.ticker import FixedLocator
-
-    return FixedLocator(list(values))
 
 
 def label_lines(axes: Axes, labels: Sequence[tuple[str, str, float, float]]) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
 
 from gradlab.analysis.grouping import Grouped, Setting, shown
 from gradlab.analysis.pictures.style import RED, SEQUENCE, figure, group_name, plain
@@ -17,7 +18,8 @@ def heat_map(grouped: Grouped, best: Setting | None) -> Figure | None:
     """Cells of the mean, a red cross where all seeds diverged, the best outlined; None where the grid is too fine."""
     key_x, key_y = grouped.numbers[:2]
     xs, ys = (
-        sorted({v for s in grouped.settings if isinstance(v := s.values.get(key), int | float)}) for key in (key_x, key_y)
+        sorted({v for s in grouped.settings if isinstance(v := s.values.get(key), int | float)})
+        for key in (key_x, key_y)
     )
     if not 2 <= len(xs) <= MOST_CELLS or not 2 <= len(ys) <= MOST_CELLS:
         return None
@@ -57,7 +59,7 @@ def heat_map(grouped: Grouped, best: Setting | None) -> Figure | None:
     if image is not None and means:
         bar = drawn.colorbar(image, ax=panels, shrink=0.85, label=f"mean {grouped.metric.words}")
         if grouped.metric.share:
-            bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}" if norm.vmax - norm.vmin > 0.05 else f"{value:.1%}")  # type: ignore[operator]
+            bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     return drawn
 
 
