@@ -218,6 +218,15 @@ def test_a_setting_that_lost_runs_is_not_best_without_saying_so(judged: Callable
     )
 
 
+def test_what_a_search_stopped_early_is_neither_missing_nor_best(judged: Callable[..., Judged]) -> None:
+    """The seeds that were let go on are the lucky ones."""
+    found = judged({("adam", 0.1): [0.99, "pruned", 0.98], ("adam", 0.01): [0.90, 0.91, 0.92]})
+    assert found.ranking.best is not None
+    assert found.ranking.best.name == "lr=0.01"
+    assert found.verdict.warnings == ["lr=0.1 has a better mean, 98.50%, but is not taken for best: 1 of 3 pruned."]
+    assert "missing" not in found.verdict.next
+
+
 def test_where_every_setting_lost_runs_the_steadiest_is_best(judged: Callable[..., Judged]) -> None:
     found = judged(
         {("adam", 0.1): [0.99, 0.98, "diverged", "diverged"], ("adam", 0.01): [0.90, 0.91, 0.92, "diverged"]}

@@ -14,6 +14,10 @@ AXIS_NAMES = ("data.name", "model.name", "init.name", "loss.name", "optimizer.na
 """Keys whose value says all by itself: 'adam', not 'optimizer.name=adam'."""
 
 
+STOPPED = ("pruned", "stopped")
+"""Statuses of runs that a search gave up because others did better."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting and its runs.
@@ -50,8 +54,8 @@ class Setting:
 
     @property
     def ended(self) -> int:
-        """Runs whose training says something about the setting: finished or diverged."""
-        return self.count("finished", "diverged")
+        """Runs whose training says something about the setting: finished, diverged or stopped as hopeless."""
+        return self.count("finished", "diverged", *STOPPED)
 
     @property
     def pending(self) -> int:

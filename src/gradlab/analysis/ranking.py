@@ -3,7 +3,7 @@
 The best is the setting with the highest mean (the lowest, of a loss) among those that may be it:
 
 * It must have two seeds, where any setting has: the highest of many single runs is mostly luck.
-* None of its runs may have diverged, where any setting is free of that: the mean over the seeds that survived is that of
+* None of its runs may have diverged or been stopped as hopeless, where any setting is free of that: the mean over the seeds that survived is that of
   the lucky ones. Where every setting lost runs, those that lost the smallest share of theirs may be it.
 
 Every other setting with two seeds is then compared with the best: over the seeds that both have, where there are two or
@@ -92,7 +92,7 @@ def rank(grouped: Grouped) -> Ranking:
 
 
 def _lost(setting: Setting) -> float:
-    return setting.diverged / max(setting.ended, 1)
+    return 1 - setting.count("finished") / max(setting.ended, 1)
 
 
 def _cost(setting: Setting) -> float:

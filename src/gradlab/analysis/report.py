@@ -72,7 +72,7 @@ def _method(grouped: Grouped, ranking: Ranking) -> list[str]:
         "Seeds are repetitions of a setting. ± is half the 95% confidence interval of the mean by Student's t with n - 1 degrees "
         "of freedom; std is the standard deviation over seeds. Both are about the randomness of training alone: all seeds share "
         "one split of the images, and another split or new images would vary more.",
-        "The best setting is the one with the best mean among those with two seeds or more of which none diverged; if every "
+        "The best setting is the one with the best mean among those with two seeds or more of which none diverged or was stopped as hopeless; if every "
         "setting lost runs, among those that lost the smallest share. Another setting is ruled out as the best where the two-sided "
         f"p-value of its comparison with the best, times the number of comparisons ({comparisons}), is below 0.05: a paired t-test over "
         "shared seeds, or Welch's test where fewer than two are shared, and then only where the intervals do not overlap. All "

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradlab.analysis.edges import edges, refined_grid, tried_values
-from gradlab.analysis.grouping import Grouped, Setting, shown
+from gradlab.analysis.grouping import STOPPED, Grouped, Setting, shown
 from gradlab.analysis.ranking import Compared, Ranking
 from gradlab.analysis.sources import Source
 from gradlab.analysis.statistics import Estimate, estimate, seeds_needed
@@ -166,8 +166,7 @@ def _robustness(grouped: Grouped, best: Setting) -> str:
     metric = grouped.metric
     least = best.mean - metric.gain(TOLERANCE if metric.share else abs(best.mean) * TOLERANCE)
     good = [
-        bool(setting.estimate) and not setting.diverged and metric.gain(setting.mean - least) >= 0
-        for _, setting in line
+        bool(setting.estimate) and not lost(setting) and metric.gain(setting.mean - least) >= 0 for _, setting in line
     ]
     index = next(i for i, (_, setting) in enumerate(line) if setting is best)
     first = last = index
@@ -206,12 +205,13 @@ def along(grouped: Grouped, best: Setting, key: str) -> list[tuple[float, Settin
 def _what(setting: Setting, grouped: Grouped) -> str:
     if setting.diverged and not setting.n:
         return "diverged"
-    return grouped.metric.write(setting.mean) + (f", {diverged(setting)}" if setting.diverged else "")
+    return grouped.metric.write(setting.mean) + (f", {lost(setting)}" if lost(setting) else "")
 
 
-def diverged(setting: Setting) -> str:
-    """``2 of 3 diverged``."""
-    return f"{setting.diverged} of {len(setting.runs)} diverged"
+def lost(setting: Setting, statuses: Sequence[str] = ("diverged", *STOPPED)) -> str:
+    """``2 of 3 diverged``; empty where every run has finished."""
+    counts = [(status, setting.count(status)) for status in statuses]
+    return ", ".join(f"{count} of {len(setting.runs)} {status}" for status, count in counts if count)
 
 
 def _tolerance(grouped: Grouped) -> str:
@@ -327,16 +327,16 @@ def _warnings(source: Source, grouped: Grouped, ranking: Ranking) -> list[str]:
         what = "This sweep is not complete" if source.status is not None else "Not all of these runs ended well"
         said.append(f"{what}: {told} of {len(everything)}. Missing runs may change the verdict.")
     best = ranking.best
-    if best is not None and best.diverged:
+    if best is not None and lost(best):
         said.append(
-            f"{_name(best)} is the best of settings that all lost runs: {diverged(best)}, and its mean is over those that did not."
+            f"{_name(best)} is the best of settings that all lost runs: {lost(best)}, and its mean is over those that did not."
         )
     for setting in ranking.passed_over[:3]:
-        why = diverged(setting) if setting.diverged else "one seed only"
+        why = lost(setting) or "one seed only"
         said.append(
             f"{_name(setting)} has a better mean, {grouped.metric.write(setting.mean)}, but is not taken for best: {why}."
         )
-    unequal = {setting.n for setting in grouped.settings if setting.n and not setting.diverged and not setting.pending}
+    unequal = {setting.n for setting in grouped.settings if setting.n and not lost(setting) and not setting.pending}
     if len(unequal) > 1:
         said.append(f"Settings have different numbers of finished seeds, from {min(unequal)} to {max(unequal)}.")
     repeated = sum(setting.repeated for setting in grouped.settings)

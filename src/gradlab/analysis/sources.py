@@ -68,6 +68,7 @@ def _point(point: dict[str, Any], sweep: Path) -> Run:
             )
             changes = {"name": name, "status": status, "reason": reason or run.reason}
             return Run(**{**vars(run), **changes})
+        reason = reason or f"there is no run in {point['folder']}"
     flat = {
         # `optimizer=adam` chooses a file, whose name is in the resolved configuration.
         (f"{key}.name" if key in _AXES else key): value_of(value.strip("'\""))

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradlab.analysis.grouping import Grouped, Setting, short, shown
+from gradlab.analysis.grouping import STOPPED, Grouped, Setting, short, shown
 from gradlab.analysis.ranking import Ranking
-from gradlab.analysis.sentences import TEST, estimate_on_test
+from gradlab.analysis.sentences import TEST, estimate_on_test, lost
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def verdicts(grouped: Grouped, ranking: Ranking) -> list[tuple[Setting, str]]:
 
 def _without(setting: Setting) -> str:
     """What is said of a setting without a finished run."""
-    for status in ("diverged", "failed", "killed", "running", "waiting"):
+    for status in ("diverged", *STOPPED, "failed", "killed", "running", "waiting"):
         if setting.count(status):
             return status
     return "no value"
@@ -78,7 +78,7 @@ def of_settings(grouped: Grouped, ranking: Ranking) -> Table:
                 _number(half, metric.write_half(half)),
                 _number(std, metric.write_half(std)),
                 Cell(str(setting.n), float(setting.n)),
-                Cell(lost(setting), float(len(setting.runs) - setting.count("finished"))),
+                Cell(lost(setting, _others(setting)), float(len(setting.runs) - setting.count("finished"))),
                 _number(test.mean if test else math.nan, f"{test.mean:.2%}" if test else "–"),
                 _number(setting.seconds, f"{setting.seconds:.3g}"),
                 _number(p, f"{p:.2g}"),
@@ -133,12 +133,9 @@ def without(table: Table, heading: str) -> Table:
     return Table(rest(table.headings), rest(table.numeric), [rest(row) for row in table.rows])
 
 
-def lost(setting: Setting) -> str:
-    """``2 of 3 diverged``, ``1 of 3 failed``; empty where every run has finished."""
-    return ", ".join(
-        f"{setting.count(status)} of {len(setting.runs)} {status}"
-        for status in sorted({run.status for run in setting.runs} - {"finished"})
-    )
+def _others(setting: Setting) -> list[str]:
+    """The statuses of its runs other than finished."""
+    return sorted({run.status for run in setting.runs} - {"finished"})
 
 
 def _value(setting: Setting, key: str) -> Cell:
