@@ -126,6 +126,24 @@ def test_two_optimizers_with_a_rate_of_their_own_differ_in_name_only(judged: Cal
     assert grouped.swept == ("optimizer.name",)
 
 
+def test_a_list_of_augmentations_is_a_choice(tmp_path: Path) -> None:
+    """Its part of the configuration has no name, only the parts of those that were chosen."""
+    crop = {"augment.crop": {"name": "crop", "padding": 4}}
+    kinds: list[dict[str, Any]] = [{}, crop, crop | {"augment.flip": {"name": "flip"}}]
+    made: Points = [{"seed": s, "more": kind} for kind in kinds for s in (0, 1)]
+    grouped = group(read_sweep(write_sweep(tmp_path / "s", made)).runs, Metric(DEFAULT))
+    assert grouped.swept == ("augment",)
+    assert [setting.name for setting in grouped.settings] == ["augment=crop", "augment=crop+flip", "augment=none"]
+
+
+def test_a_point_that_never_began_is_placed_by_its_overrides(tmp_path: Path) -> None:
+    made: Points = [{"lr": lr, "seed": s} for lr in (0.1, 0.01) for s in (0, 1)]
+    made += [{"lr": 0.1, "seed": 2, "status": "waiting"}, {"lr": 1.0, "seed": 0, "status": "waiting"}]
+    grouped = group(read_sweep(write_sweep(tmp_path / "s", made)).runs, Metric(DEFAULT))
+    assert grouped.swept == ("optimizer.lr",)
+    assert [(s.name, s.n, s.pending) for s in grouped.settings] == [("lr=0.01", 2, 0), ("lr=0.1", 2, 1), ("lr=1", 0, 1)]
+
+
 def test_a_run_made_twice_counts_once(tmp_path: Path) -> None:
     for number, val in enumerate([0.9, 0.9, 0.92]):
         write_run(tmp_path / f"run_{number}", seed=number // 2, val=val)

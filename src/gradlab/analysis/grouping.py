@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gradlab.analysis.metric import Metric
-from gradlab.analysis.records import Run, Value
+from gradlab.analysis.records import LISTED, Run, Value
 from gradlab.analysis.statistics import Estimate, estimate, resolution_of
 
 SHORT = {"optimizer.lr": "lr"}
-AXIS_NAMES = ("data.name", "model.name", "init.name", "loss.name", "optimizer.name", "schedule.name", "trainer.name")
-"""Keys whose value says all by itself: 'adam', not 'optimizer.name=adam'."""
-
-
+SPEAKING = ("data", "model", "init", "loss", "optimizer", "schedule", "trainer")
+"""Axes whose choice says all by itself: 'adam', not 'optimizer=adam'; but 'wrapper=sam', and 'averaging=none'."""
 STOPPED = ("pruned", "stopped")
 """Statuses of runs that a search gave up because others did better."""
 
@@ -120,14 +118,19 @@ class Grouped:
 
 def part_of_name(key: str, value: Value) -> str:
     """``optimizer.name`` and adam as ``adam``; ``optimizer.lr`` and 0.003 as ``lr=0.003``."""
-    if key in AXIS_NAMES:
+    if is_choice(key) and short(key) in SPEAKING and value != "none":
         return shown(value)
     return f"{short(key)}={shown(value)}"
 
 
+def is_choice(key: str) -> bool:
+    """Whether the key holds the name of an axis' choice, as ``optimizer.name`` does."""
+    return key == LISTED or (key.endswith(".name") and key.count(".") == 1)
+
+
 def short(key: str) -> str:
     """A key without its axis, as in a run's name; of a choice, the axis."""
-    if key in AXIS_NAMES:
+    if is_choice(key):
         return key.split(".")[0]
     return SHORT.get(key, key.split(".", 1)[-1])
 
@@ -156,7 +159,7 @@ def group(runs: Sequence[Run], metric: Metric) -> Grouped:
     placed: dict[tuple[tuple[str, Value], ...], list[Run]] = {}
     unplaced = []
     for run in runs:
-        if run.folder is None and not run.metrics and any(key not in run.config for key in swept):
+        if not _is_known(run) and any(key not in run.config for key in swept):
             unplaced.append(run)  # a point that never began, and its overrides do not name all that was swept
             continue
         key = tuple((name, run.config[name]) for name in swept if name in run.config)
@@ -189,26 +192,34 @@ def swept_keys(runs: Sequence[Run]) -> tuple[str, ...]:
     ``optimizer=sgd,adam`` changes ``optimizer.betas`` too, because sgd has none; but whoever knows the optimizer knows
     them, so they distinguish nothing.
     """
+    full = [run for run in runs if _is_known(run)]
     seen: dict[str, set[Value]] = {}
     for run in runs:
         for key, value in run.config.items():
             seen.setdefault(key, set()).add(value)
-    full = [run for run in runs if run.folder is not None or run.metrics]
     varied = [key for key in seen if len(seen[key]) > 1 or any(key not in run.config for run in full)]
-    swept = [key for key in varied if key.endswith(".name") or not _follows_from_its_choice(key, runs)]
-    axes = {key: index for index, key in enumerate(("optimizer.name", "model.name", "schedule.name"))}
-    return tuple(
-        sorted(swept, key=lambda key: (axes.get(key, 3 if key.endswith(".name") else 5 - (key == "optimizer.lr")), key))
-    )
+    swept = [key for key in varied if is_choice(key) or not _follows_from_its_choice(key, runs)]
+    if full:  # what only the overrides of points that never began name, such as a choice's own spelling
+        swept = [key for key in swept if any(key in run.config for run in full)]
+    first = {"optimizer.name": 0, "model.name": 1, "schedule.name": 2, "optimizer.lr": 4}
+    return tuple(sorted(swept, key=lambda key: (first.get(key, 3 if is_choice(key) else 5), key)))
+
+
+def _is_known(run: Run) -> bool:
+    """Whether the run's whole configuration is known; of a point that never began there are its overrides."""
+    return run.folder is not None or bool(run.metrics)
 
 
 def _follows_from_its_choice(key: str, runs: Sequence[Run]) -> bool:
     """Whether every choice of the key's axis has one value of it (or none)."""
     axis = key.split(".")[0]
-    values: dict[Value, set[Value]] = {}
+    choice = LISTED if axis == LISTED else f"{axis}.name"
+    values: dict[Value, set[object]] = {}
     for run in runs:
         if key in run.config:
-            values.setdefault(run.config.get(f"{axis}.name"), set()).add(run.config[key])
+            values.setdefault(run.config.get(choice), set()).add(run.config[key])
+        elif choice not in run.config and _is_known(run):
+            values.setdefault(None, set()).add(...)  # of no choice, to be without it is a value, too
     return all(len(found) == 1 for found in values.values())
 
 

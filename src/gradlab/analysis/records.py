@@ -20,6 +20,9 @@ from gradlab.tracking.journal import records
 Value = str | int | float | bool | None
 """A value of a flattened configuration; a list is written as JSON."""
 
+LISTED = "augment"
+"""The axis of which a list is chosen, as in ``augment=[crop,flip]``."""
+
 NO_CHOICE = ("seed", "name", "output_dir", "plots", "tracking", "imports")
 NO_CHOICE_OF = {
     "data.root",
@@ -109,8 +112,14 @@ def flatten(node: Any, path: str = "") -> dict[str, Value]:
 
 
 def choices(flat: Mapping[str, Value]) -> dict[str, Value]:
-    """The part of a flattened configuration that makes a setting: all but the seed and where the run is recorded."""
-    return {key: value for key, value in flat.items() if key.split(".")[0] not in NO_CHOICE and key not in NO_CHOICE_OF}
+    """The part of a flattened configuration that makes a setting: all but the seed and where the run is recorded.
+
+    The axis of which a list is chosen has no name of its own: it gets one from its parts, in their order.
+    """
+    parts = dict.fromkeys(key.split(".")[1] for key in flat if key.startswith(f"{LISTED}."))
+    return {LISTED: "+".join(parts) or "none"} | {
+        key: value for key, value in flat.items() if key.split(".")[0] not in NO_CHOICE and key not in NO_CHOICE_OF
+    }
 
 
 def value_of(text: Any) -> Value:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradlab.analysis.records import Run, choices, read_run, run_address, value_of
+from gradlab.analysis.records import LISTED, Run, choices, read_run, run_address, value_of
+from gradlab.config import AXES
 from gradlab.errors import ConfigError, GradlabError
 from gradlab.settings import without_secret
 
@@ -71,18 +72,18 @@ def _point(point: dict[str, Any], sweep: Path) -> Run:
         reason = reason or f"there is no run in {point['folder']}"
     flat = {
         # `optimizer=adam` chooses a file, whose name is in the resolved configuration.
-        (f"{key}.name" if key in _AXES else key): value_of(value.strip("'\""))
+        (f"{key}.name" if key in AXES and key != LISTED else key): value_of(value.strip("'\""))
         for key, _, value in (override.lstrip("+").partition("=") for override in point.get("overrides") or [])
     }
+    if LISTED in flat:  # `augment=[crop,flip]` names files, too
+        flat[LISTED] = str(flat[LISTED]).strip("[]").replace(" ", "").replace(",", "+") or "none"
+    config = {key: value for key, value in choices(flat).items() if key in flat}
     seed = flat.get("seed")
     return Run(
-        name=name, status=status, reason=reason, seed=seed if isinstance(seed, int) else None, config=choices(flat),
+        name=name, status=status, reason=reason, seed=seed if isinstance(seed, int) else None, config=config,
         metrics={}, seconds=float("nan"), folder=None, sweep=sweep, mlflow_run_id=None, mlflow_address=None,
         diverged_at=None, about={},
     )  # fmt: skip
-
-
-_AXES = ("data", "model", "init", "loss", "optimizer", "schedule", "augment", "trainer")
 
 
 def find_runs(paths: Sequence[Path], output_dir: Path) -> Source:
