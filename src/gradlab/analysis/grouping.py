@@ -80,6 +80,12 @@ class Setting:
         return [run for run in self.runs if run.status == "finished"]
 
 
+def lost(setting: Setting, statuses: Sequence[str] = ("diverged", *STOPPED)) -> str:
+    """``2 of 3 diverged``; empty where every run has finished."""
+    counts = [(status, setting.count(status)) for status in statuses]
+    return ", ".join(f"{count} of {len(setting.runs)} {status}" for status, count in counts if count)
+
+
 @dataclass(frozen=True)
 class Grouped:
     """All settings of a comparison.
@@ -133,6 +139,11 @@ def short(key: str) -> str:
     if is_choice(key):
         return key.split(".")[0]
     return SHORT.get(key, key.split(".", 1)[-1])
+
+
+def spoken(key: str) -> str:
+    """A key as it stands in a sentence."""
+    return "the learning rate" if key == "optimizer.lr" else key
 
 
 def shown(value: Value) -> str:

@@ -4,14 +4,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradlab.analysis.edges import edges, refined_grid, tried_values
-from gradlab.analysis.grouping import STOPPED, Grouped, Setting, shown
+from gradlab.analysis.advice import next_steps
+from gradlab.analysis.caveats import caveats
+from gradlab.analysis.grouping import Grouped, Setting, lost, shown, spoken
 from gradlab.analysis.ranking import Compared, Ranking
 from gradlab.analysis.sources import Source
-from gradlab.analysis.statistics import Estimate, estimate, seeds_needed
+from gradlab.analysis.statistics import Estimate, estimate
 
 TEST = "test/accuracy"
-MANY_SEEDS = 100
 TOLERANCE = 0.01
 """How far below the best still counts as about as good: a point of accuracy, a hundredth of anything else."""
 
@@ -41,8 +41,8 @@ def conclude_in_words(source: Source, grouped: Grouped, ranking: Ranking) -> Ver
     return Verdict(
         best=_best(grouped, ranking),
         meaning=_meaning(grouped, ranking),
-        next=_next(source, grouped, ranking),
-        warnings=_warnings(source, grouped, ranking),
+        next=next_steps(source, grouped, ranking),
+        warnings=caveats(source, grouped, ranking),
     )
 
 
@@ -56,17 +56,17 @@ def _best(grouped: Grouped, ranking: Ranking) -> str:
     if ranking.lone_seeds:
         among = f" of {1 + len(ranking.others)} settings" if ranking.others else ""
         return (
-            f"{_name(best)} has the {_top(grouped)} {metric.words}{among}, {metric.write(best.mean)}, but every setting ran "
+            f"{best.name} has the {_top(grouped)} {metric.words}{among}, {metric.write(best.mean)}, but every setting ran "
             "with a single seed (n = 1), so there is no interval and nothing is ranked."
         )
     value = f"{metric.write(best.mean)}{_interval(best.estimate, grouped)}"
     if len(grouped.settings) == 1:
         return f"The only setting has a mean {metric.words} of {value}."
     if not ranking.others:
-        return f"{_name(best)} is the only setting with a finished run: a mean {metric.words} of {value}."
+        return f"{best.name} is the only setting with a finished run: a mean {metric.words} of {value}."
     if not ranking.rivals:
         second = ranking.others[0]
-        return f"{_name(best)} is best: a mean {metric.words} of {value}, {_above(second, grouped)}."
+        return f"{best.name} is best: a mean {metric.words} of {value}, {_above(second, grouped)}."
     first = ranking.rivals[0]
     others = len(ranking.rivals) - 1
     # With few seeds that includes settings which look much worse, and a reader should know why.
@@ -74,8 +74,8 @@ def _best(grouped: Grouped, ranking: Ranking) -> str:
     out = len(ranking.ruled_out)
     rest = f"; {out} of {len(ranking.others)} are ruled out" if out else ""
     return (
-        f"{_name(best)} has the {_top(grouped)} mean {metric.words}, {value}, but is not distinguishable from "
-        f"{_name(first.setting)} ({_difference(first, grouped)}){also}{rest}."
+        f"{best.name} has the {_top(grouped)} mean {metric.words}, {value}, but is not distinguishable from "
+        f"{first.setting.name} ({_difference(first, grouped)}){also}{rest}."
     )
 
 
@@ -106,7 +106,7 @@ def _interval(found: Estimate, grouped: Grouped) -> str:
 
 def _above(second: Compared, grouped: Grouped) -> str:
     amount = grouped.metric.write_difference(abs(second.comparison.difference))
-    return f"{amount} {_better(grouped)} than {_name(second.setting)} ({_how_sure(second, grouped)})"
+    return f"{amount} {_better(grouped)} than {second.setting.name} ({_how_sure(second, grouped)})"
 
 
 def _difference(rival: Compared, grouped: Grouped) -> str:
@@ -175,7 +175,7 @@ def _robustness(grouped: Grouped, best: Setting) -> str:
     while last < len(line) - 1 and good[last + 1]:
         last += 1
     low, high = line[first][0], line[last][0]
-    words, limit = _key(key), metric.write(least)
+    words, limit = spoken(key), metric.write(least)
     side = "below" if metric.higher_is_better else "above"
     if first == 0 and last == len(line) - 1:
         return f", and {words} hardly matters: no value tried from {shown(low)} to {shown(high)} is {side} {limit}"
@@ -208,12 +208,6 @@ def _what(setting: Setting, grouped: Grouped) -> str:
     return grouped.metric.write(setting.mean) + (f", {lost(setting)}" if lost(setting) else "")
 
 
-def lost(setting: Setting, statuses: Sequence[str] = ("diverged", *STOPPED)) -> str:
-    """``2 of 3 diverged``; empty where every run has finished."""
-    counts = [(status, setting.count(status)) for status in statuses]
-    return ", ".join(f"{count} of {len(setting.runs)} {status}" for status, count in counts if count)
-
-
 def _tolerance(grouped: Grouped) -> str:
     return "one point" if grouped.metric.share else "one percent"
 
@@ -230,134 +224,7 @@ def _where_it_diverged(grouped: Grouped) -> str:
     return "There are 0 finished runs to say anything about."
 
 
-# --------------------------------------------------------------------- what is next
-
-
-def _next(source: Source, grouped: Grouped, ranking: Ranking) -> str:
-    steps = []
-    pending = sum(s.pending for s in grouped.settings) + len(grouped.unplaced)
-    if pending and source.status is not None:
-        steps.append(
-            f"finish the sweep: {pending} of {len(source.runs)} points are missing (the same command with resume=true)"
-        )
-    best = ranking.best
-    if best is None:
-        steps += _after_nothing(grouped)
-    else:
-        at_edge = edges(grouped, best)
-        steps += [
-            f"{_key(edge.key)} {shown(edge.value)} is the {'lowest' if edge.lowest else 'highest'} of {len(edge.tried)} "
-            f"tried with it, so go on from this edge of the grid with '{edge.next_grid}'"
-            for edge in at_edge
-            if edge.next_grid
-        ][:2]
-        if ranking.lone_seeds:
-            steps.append("repeat with at least 3 seeds, 'seed=range(3)'")
-        elif ranking.rivals:
-            steps.append(_more_seeds(ranking))
-        elif not at_edge and grouped.numbers:
-            key = grouped.numbers[0]
-            value, tried = best.values.get(key), tried_values(grouped, best, key)
-            refined = refined_grid(key, value, tried) if isinstance(value, int | float) and value in tried else None
-            if refined:
-                steps.append(
-                    f"the best {_key(key).removeprefix('the ')} lies inside the {len(tried)} tried: refine it with '{refined}'"
-                )
-    if not steps:
-        n = best.n if best else 0
-        compare = (
-            ""
-            if len(grouped.settings) > 1
-            else "sweep something to compare it with, such as 'optimizer.lr=logspace(1e-4,1,9)'; "
-        )
-        steps.append(f"{compare}n = {n} seeds is {'what it rests on' if n > 2 else 'few: repeat with three or more'}")
-    return f"Next: {'; '.join(steps)}."
-
-
-def _more_seeds(ranking: Ranking) -> str:
-    best = ranking.best
-    assert best is not None
-    rival = next((r for r in ranking.rivals if r.setting.n >= 2), ranking.rivals[0])
-    pair, other = f"{_name(best)} and {_name(rival.setting)}", rival.comparison
-    if best.n < 2 or rival.setting.n < 2:
-        return f"to compare {pair}, repeat both with at least 3 seeds, 'seed=range(3)'"
-    needed = seeds_needed(other)
-    if other.difference == 0:
-        return f"{pair} differ by 0, so no number of seeds is likely to part them: take the cheaper"
-    if needed > MANY_SEEDS:
-        return (
-            f"to tell {pair} apart would take more than {MANY_SEEDS} seeds of each: take them for equal, or the cheaper"
-        )
-    needed = max(int(needed), other.n + 1)
-    used = [run.seed for s in (best, rival.setting) for run in s.runs if run.seed is not None]
-    start = max(used, default=-1) + 1
-    return (
-        f"to tell {pair} apart at the difference and spread seen takes about {needed} fresh seeds of each, "
-        f"'seed=range({start},{start + needed})'"
-    )
-
-
-def _after_nothing(grouped: Grouped) -> list[str]:
-    every = [run for setting in grouped.settings for run in setting.runs]
-    rates = sorted({r for s in grouped.settings if isinstance(r := _rate(s), int | float)})
-    if every and all(run.status == "diverged" for run in every) and rates:
-        low = rates[0]
-        return [
-            f"lower the learning rate: {shown(low)}, the lowest tried, diverged: 'optimizer.lr=logspace({shown(low / 1e4)},{shown(low / 10)},4)'"
-        ]
-    if any(run.status == "failed" for run in every) or grouped.unplaced:
-        return ["mend what made the runs fail (their reasons are in the table of runs) and start again"]
-    return []
-
-
-def _rate(setting: Setting) -> object:
-    return next((run.config.get("optimizer.lr") for run in setting.runs), None)
-
-
-# ------------------------------------------------------------------ what must be said
-
-
-def _warnings(source: Source, grouped: Grouped, ranking: Ranking) -> list[str]:
-    said = []
-    everything = [run for s in grouped.settings for run in s.runs] + list(grouped.unplaced)
-    counts = {status: sum(run.status == status for run in everything) for status in {run.status for run in everything}}
-    missing = {s: counts[s] for s in ("waiting", "running", "killed", "failed") if counts.get(s)}
-    if missing:
-        told = ", ".join(f"{count} {status}" for status, count in missing.items())
-        what = "This sweep is not complete" if source.status is not None else "Not all of these runs ended well"
-        said.append(f"{what}: {told} of {len(everything)}. Missing runs may change the verdict.")
-    best = ranking.best
-    if best is not None and lost(best):
-        said.append(
-            f"{_name(best)} is the best of settings that all lost runs: {lost(best)}, and its mean is over those that did not."
-        )
-    for setting in ranking.passed_over[:3]:
-        why = lost(setting) or "one seed only"
-        said.append(
-            f"{_name(setting)} has a better mean, {grouped.metric.write(setting.mean)}, but is not taken for best: {why}."
-        )
-    unequal = {setting.n for setting in grouped.settings if setting.n and not lost(setting) and not setting.pending}
-    if len(unequal) > 1:
-        said.append(f"Settings have different numbers of finished seeds, from {min(unequal)} to {max(unequal)}.")
-    repeated = sum(setting.repeated for setting in grouped.settings)
-    if repeated:
-        said.append(f"{repeated} runs repeat a setting and seed that another has: only the latest of each is counted.")
-    for key, what in (("data_sha256", "different images"), ("device", "different devices")):
-        values = {str(run.about[key]) for run in everything if key in run.about}
-        if len(values) > 1:
-            said.append(f"The runs were made on {len(values)} {what}.")
-    return said
-
-
 # ---------------------------------------------------------------------------- words
-
-
-def _name(setting: Setting) -> str:
-    return setting.name
-
-
-def _key(key: str) -> str:
-    return "the learning rate" if key == "optimizer.lr" else key
 
 
 def _top(grouped: Grouped) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradlab.analysis.grouping import STOPPED, Grouped, Setting, short, shown
+from gradlab.analysis.grouping import STOPPED, Grouped, Setting, lost, short, shown
 from gradlab.analysis.ranking import Ranking
-from gradlab.analysis.sentences import TEST, estimate_on_test, lost
+from gradlab.analysis.sentences import TEST, estimate_on_test
 
 
 @dataclass(frozen=True)
