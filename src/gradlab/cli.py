@@ -34,6 +34,37 @@ def _add_run(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("compare", help="which setting is best, by how much and how sure, from any runs")
+    command.add_argument(
+        "paths", nargs="*", type=Path, metavar="SWEEP|RUN", help="folders; default: the latest sweep, else all runs"
+    )
+    command.add_argument("--filter", metavar="EXPRESSION", help="MLflow's own: \"params.`model.name` = 'mlp'\"")
+    command.add_argument("--experiment", default="gradlab", help="where --filter searches (default: %(default)s)")
+    command.add_argument("--uri", help="its store; default: MLFLOW_TRACKING_URI, else ./mlflow.db")
+    command.add_argument("--metric", default="best/val_accuracy", help="to compare by (default: %(default)s)")
+    command.add_argument("--format", choices=("table", "markdown", "csv", "html"), default="table")
+    command.add_argument("--into", type=Path, metavar="FILE", help="write it there (html: default comparison.html)")
+    command.add_argument(
+        "--output-dir", type=Path, default=Path("outputs"), help="where runs are looked for (default: %(default)s)"
+    )
+
+
+def _compare(parsed: argparse.Namespace) -> int:
+    from gradlab.analysis.compare import compare
+
+    return compare(
+        parsed.paths,
+        parsed.filter,
+        experiment=parsed.experiment,
+        uri=parsed.uri,
+        output_dir=parsed.output_dir,
+        metric=parsed.metric,
+        form=parsed.format,
+        into=parsed.into,
+    )
+
+
 def _use_trained(parsed: argparse.Namespace) -> int:
     from gradlab.trained.find import find_run
 
@@ -85,6 +116,8 @@ def main(arguments: list[str] | None = None) -> int:
     predict.add_argument("paths", nargs="+", type=Path, metavar="PICTURE", help="pictures, and folders of pictures")
     predict.add_argument("--top", type=_count, default=1, help="how many classes to name (default: %(default)s)")
 
+    _add_compare(commands)
+
     parsed = parser.parse_args(arguments)
     try:
         if parsed.command == "ui":
@@ -95,6 +128,8 @@ def main(arguments: list[str] | None = None) -> int:
             from gradlab.analysis.show_schedule import show_schedule
 
             return show_schedule(parsed.overrides, parsed.into)
+        if parsed.command == "compare":
+            return _compare(parsed)
         if parsed.command in ("evaluate", "predict"):
             return _use_trained(parsed)
         from gradlab.tracking.sync import sync_runs

@@ -1,1 +1,1 @@
-"""Analysis: figures of a run."""
+"""Analysis: the figures of a run, and what many runs together say."""
