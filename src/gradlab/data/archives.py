@@ -125,36 +125,45 @@ class _Readable(Protocol):
 
 
 class _Unpacked:
-    """The unpacked bytes of a tar, counted."""
+    """The unpacked bytes of a tar, counted; unpacked by the mebibyte, for a small member is less than a call is worth."""
 
     def __init__(self, path: Path, raw: _Readable, limits: Limits) -> None:
         self.path, self.raw, self.limits = path, raw, limits
         self.count = 0
-
-    def some(self, size: int) -> bytes:
-        """Up to ``size`` bytes, at most 1 MiB; none at the end."""
-        piece = self.raw.read(min(size, _PIECE))
-        self.count += len(piece)
-        if self.count > self.limits.max_bytes:
-            raise _too_much(self.path, self.limits)
-        return piece
+        self._piece = b""
+        self._at = 0
 
     def exactly(self, size: int) -> bytes:
-        pieces = []
-        while size > 0:
-            piece = self.some(size)
-            if not piece:
-                raise EOFError("it ends within a member")
-            pieces.append(piece)
-            size -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        """The next ``size`` bytes."""
+        if self._at + size <= len(self._piece):
+            self._at += size
+            return self._piece[self._at - size : self._at]
+        return b"".join(self._pieces(size))
 
     def skip(self, size: int) -> None:
+        for _ in self._pieces(size):
+            pass
+
+    def skip_to_end(self) -> None:
+        while self._fill():
+            pass
+
+    def _pieces(self, size: int) -> Iterator[bytes]:
         while size > 0:
-            piece = self.some(size)
-            if not piece:
-                raise EOFError("it ends within a member")
+            if self._at == len(self._piece) and not self._fill():
+                raise EOFError("it ends too early")
+            piece = self._piece[self._at : self._at + size]
+            self._at += len(piece)
             size -= len(piece)
+            yield piece
+
+    def _fill(self) -> bool:
+        """Unpack the next piece; False at the end."""
+        self._piece, self._at = self.raw.read(_PIECE), 0
+        self.count += len(self._piece)
+        if self.count > self.limits.max_bytes:
+            raise _too_much(self.path, self.limits)
+        return bool(self._piece)
 
 
 class _XZ:
@@ -174,7 +183,7 @@ class _XZ:
                 self.stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
                 piece = self.stream.decompress(rest, size)
             else:
-                more = self.packed.read(1 << 16) if self.stream.needs_input else b""
+                more = self.packed.read(1 << 18) if self.stream.needs_input else b""
                 if self.stream.needs_input and not more:
                     raise EOFError("the xz data end too early")
                 piece = self.stream.decompress(more, size)
@@ -222,8 +231,7 @@ def _tarred(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterat
                 stream.skip(size)
             stream.skip(-size % _BLOCK)
             yield Member(name, False, content)
-        while stream.some(_PIECE):  # gzip and xz have their checksum at the end
-            pass
+        stream.skip_to_end()  # gzip and xz have their checksum there
 
 
 def _tar_kind(member: tarfile.TarInfo, notes: dict[str, str]) -> str | None:

@@ -99,7 +99,7 @@ def _list_folder(root: Path) -> Listing:
     for name, entry in _walk(root, "", frozenset()):
         if entry is None:
             folders.append(name)
-        elif is_picture(name):
+        elif is_picture(name) and not _is_hidden(name.rpartition("/")[2]):
             found.append((name, entry))
         else:
             ignored += 1

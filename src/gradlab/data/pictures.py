@@ -11,6 +11,7 @@ import io
 import re
 import stat
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,11 +115,13 @@ def decode(
     """
     if fit not in FITS or channels not in (1, 3):
         raise ValueError(f"no such fit or number of channels: {fit!r}, {channels}")
-    with _explained(file), _opened(file) as image:
+    with _explained(file), _opened(file) as (stream, image):
         if image.width * image.height > max_pixels:
             raise PictureError(
                 f"says it has {image.width:,}×{image.height:,} pixels, and at most {max_pixels:,} are allowed"
             )
+        if image.format == "PNG":
+            _check_png(stream)
         if size is not None:
             image.draft(None, (2 * max(size), 2 * max(size)))
         orientation = _orientation(image)
@@ -133,7 +136,7 @@ def header(file: Path | bytes) -> Header:
     Raises:
         PictureError: as ``decode`` does, for what can be seen without decoding.
     """
-    with _explained(file), _opened(file) as image:
+    with _explained(file), _opened(file) as (_, image):
         turned = image.width != image.height and _orientation(image) >= 5
         width, height = image.size[::-1] if turned else image.size
         return Header(width, height, image.mode in ("1", "L", "LA", "La", "I") or image.mode.startswith("I;16"))
@@ -150,6 +153,8 @@ def _explained(file: Path | bytes) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise PictureError(f"cannot be read: {error.strerror}", name, lasting=False) from error
+        if type(error).__name__ == "DecompressionBombError":
+            raise PictureError(f"says it has more than {PILLOWS_LIMIT:,} pixels", name) from error
         if isinstance(error, MemoryError):
             raise PictureError("does not fit into memory", name, lasting=False) from error
         said = printable(str(error)) or type(error).__name__
@@ -157,8 +162,8 @@ def _explained(file: Path | bytes) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(file: Path | bytes) -> "Iterator[Image.Image]":
-    """The picture, its header read and nothing else."""
+def _opened(file: Path | bytes) -> "Iterator[tuple[BinaryIO, Image.Image]]":
+    """The file and its picture, of which the header is read and nothing else."""
     from PIL import Image, UnidentifiedImageError
 
     if _QUIET not in warnings.filters:
@@ -177,7 +182,29 @@ def _opened(file: Path | bytes) -> "Iterator[Image.Image]":
                 f"is {what}, or its first bytes are damaged: its content is none of {', '.join(_formats())}"
             ) from error
         with image:
-            yield image
+            yield stream, image
+
+
+def _check_png(stream: BinaryIO) -> None:
+    """Raise where the checksum of a part that the pixels need is wrong: Pillow does not look at those of the pixels."""
+    at = stream.tell()
+    stream.seek(8)
+    while len(head := stream.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4]), head[4:]
+        if kind[0] & 0x20 or kind == b"IEND":  # a remark may be damaged
+            if kind == b"IEND":
+                break
+            stream.seek(length + 4, io.SEEK_CUR)
+            continue
+        checksum = zlib.crc32(kind)
+        while length > 0 and (piece := stream.read(min(length, _BLOCK))):
+            length -= len(piece)
+            checksum = zlib.crc32(piece, checksum)
+        if length or int.from_bytes(stream.read(4)) != checksum:
+            raise PictureError(
+                f"is damaged or cut off: the checksum of its part {printable(kind.decode('latin-1'))} is wrong"
+            )
+    stream.seek(at)
 
 
 def _stream(file: Path | bytes) -> BinaryIO:

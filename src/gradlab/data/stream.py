@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import signal
+import warnings
 import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -53,6 +54,7 @@ class StreamedImages:
         """The images at each group of indices; the workers live as long as this iterator."""
         workers = self.workers
         first, groups = _peeked(groups)
+        warnings.filterwarnings("ignore", "This DataLoader will create .* worker processes")  # more than cores: as wanted
         loader: DataLoader[Any] = DataLoader(
             _ByGroups(self.examples, as_arrays=bool(workers) and not _fits_shared(self.examples, first, workers)),
             batch_sampler=groups,  # type: ignore[arg-type]
@@ -73,8 +75,9 @@ class StreamedImages:
                     raise DataError(images)
                 images, labels = torch.as_tensor(images), torch.as_tensor(labels)
                 yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-        except RuntimeError as error:
-            if is_lost_worker(error):
+        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+            # The others are said of the socket through which a worker that was ended would have handed over its batch.
+            if is_lost_worker(error) or (workers and not isinstance(error, RuntimeError)):
                 raise lost_worker() from error
             raise
         finally:
