@@ -54,7 +54,9 @@ class StreamedImages:
         """The images at each group of indices; the workers live as long as this iterator."""
         workers = self.workers
         first, groups = _peeked(groups)
-        warnings.filterwarnings("ignore", "This DataLoader will create .* worker processes")  # more than cores: as wanted
+        warnings.filterwarnings(
+            "ignore", "This DataLoader will create .* worker processes"
+        )  # more than cores: as wanted
         loader: DataLoader[Any] = DataLoader(
             _ByGroups(self.examples, as_arrays=bool(workers) and not _fits_shared(self.examples, first, workers)),
             batch_sampler=groups,  # type: ignore[arg-type]
