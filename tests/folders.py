@@ -33,7 +33,8 @@ def pack(root: Path, path: Path, inside: str = "") -> Path:
             for file, name in files:
                 archive.write(file, name)
     else:
-        with tarfile.open(path, "w:" + path.suffix[1:].replace("tar", "")) as packed:
+        packing: Any = "w:" + path.suffix[1:].replace("tar", "")
+        with tarfile.open(path, packing) as packed:
             for file, name in files:
                 packed.add(file, name, recursive=False)
     return path

@@ -29,7 +29,7 @@ from gradlab.errors import DataError
 MAX_PIXELS = 1_000_000
 LIMITS = Limits(max_files=50, max_bytes=20_000_000, max_file_bytes=9_000_000)
 PICTURES: dict[str, tuple[Callable[[], bytes], str | list[list[int]]]] = {}
-ARCHIVES: dict[str, tuple[Callable[[Path], None], str | int]] = {}
+ARCHIVES: dict[str, tuple[Callable[[Path], object], str | int]] = {}
 
 # Four colours in the corners, and large enough for JPEG to keep them.
 CORNERS = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]
@@ -194,7 +194,8 @@ def oriented(number: int, kind: str = "JPEG", *, upright: bool = False) -> bytes
     exif = Image.Exif()
     exif[0x0112] = number
     image = Image.fromarray(np.ascontiguousarray(stored if upright else turn[number](stored)))
-    options: dict[str, Any] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    known: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
+    options = known.get(kind, {})
     return saved(image, kind, exif=exif, **options)
 
 
@@ -252,10 +253,10 @@ give("tiff in a circle.tif", "", lambda: struct.pack("<2sHLH", b"II", 42, 8, 0) 
 # ------------------------------------------------------------------------------------------------------------ archives
 
 
-def archive(name: str, expected: str | int) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
+def archive(name: str, expected: str | int) -> Callable[[Callable[[Path], object]], Callable[[Path], object]]:
     """Enters an archive; ``expected`` is how many pictures it holds, or a part of the reason why it is refused."""
 
-    def enter(make: Callable[[Path], None]) -> Callable[[Path], None]:
+    def enter(make: Callable[[Path], object]) -> Callable[[Path], object]:
         ARCHIVES[name] = make, expected
         return make
 
@@ -265,7 +266,7 @@ def archive(name: str, expected: str | int) -> Callable[[Callable[[Path], None]]
 JPEG = saved(scene(), "JPEG")
 
 
-def tar(path: Path, *entries: tuple[str, bytes | None], mode: str = "w", **fields: Any) -> None:
+def tar(path: Path, *entries: tuple[str, bytes | None], mode: Any = "w", **fields: Any) -> None:
     """Files of a name and a content; with ``fields`` of their TarInfo, such as its type."""
     with tarfile.open(path, mode) as file:
         for name, content in entries:
@@ -345,15 +346,13 @@ archive("line ends.tar", 1)(lambda path: tar(path, ("a\nb/1\r\n.jpg", JPEG)))
 archive("long name.tar", 1)(lambda path: tar(path, ("a/" + "b" * 3000 + "/1.jpg", JPEG)))
 archive("very long name.tar", "a name of")(lambda path: tar(path, ("a/" + "b" * 5000 + "/1.jpg", JPEG)))
 archive("very long name.zip", "a name of")(lambda path: zip_(path, ("a/" + "b" * 5000 + "/1.jpg", JPEG)))
-archive("nul.zip", "leads out")(
-    lambda path: path.write_bytes(zipped(("a/1xjpg", JPEG)).replace(b"1xjpg", b"1\0jpg")) and None
-)
+archive("nul.zip", "leads out")(lambda path: path.write_bytes(zipped(("a/1xjpg", JPEG)).replace(b"1xjpg", b"1\0jpg")))
 archive("empty.tar", 0)(lambda path: tar(path))
 archive("empty.tar.gz", 0)(lambda path: tar(path, mode="w:gz"))
 archive("empty.zip", 0)(lambda path: zip_(path))
 for suffix in ("tar", "tar.gz", "tar.xz", "zip"):
-    archive(f"no bytes.{suffix}", "damaged")(lambda path: path.write_bytes(b"") and None)
-    archive(f"no archive.{suffix}", "damaged")(lambda path: path.write_bytes(b"<html>" * 1000) and None)
+    archive(f"no bytes.{suffix}", "damaged")(lambda path: path.write_bytes(b""))
+    archive(f"no archive.{suffix}", "damaged")(lambda path: path.write_bytes(b"<html>" * 1000))
 
 
 def zipped(*entries: tuple[str, bytes]) -> bytes:
@@ -374,51 +373,45 @@ def tarred() -> bytes:
     return file.getvalue()
 
 
-archive("cut in a member.tar", "damaged")(lambda path: path.write_bytes(tarred()[:4000]) and None)
-archive("cut in a header.tar", "damaged")(lambda path: path.write_bytes(tarred()[:300]) and None)
-archive("cut before its end.tar", "damaged")(lambda path: path.write_bytes(tarred().rstrip(b"\0")) and None)
-archive("cut.tar.gz", "damaged")(lambda path: path.write_bytes(gzip.compress(tarred())[:-2000]) and None)
-archive("cut checksum.tar.gz", "damaged")(lambda path: path.write_bytes(gzip.compress(tarred())[:-4]) and None)
-archive("wrong checksum.tar.gz", "damaged")(
-    lambda path: path.write_bytes(gzip.compress(tarred())[:-8] + bytes(8)) and None
-)
-archive("cut.tar.xz", "damaged")(lambda path: path.write_bytes(lzma.compress(tarred())[:-2000]) and None)
+archive("cut in a member.tar", "damaged")(lambda path: path.write_bytes(tarred()[:4000]))
+archive("cut in a header.tar", "damaged")(lambda path: path.write_bytes(tarred()[:300]))
+archive("cut before its end.tar", "damaged")(lambda path: path.write_bytes(tarred().rstrip(b"\0")))
+archive("cut.tar.gz", "damaged")(lambda path: path.write_bytes(gzip.compress(tarred())[:-2000]))
+archive("cut checksum.tar.gz", "damaged")(lambda path: path.write_bytes(gzip.compress(tarred())[:-4]))
+archive("wrong checksum.tar.gz", "damaged")(lambda path: path.write_bytes(gzip.compress(tarred())[:-8] + bytes(8)))
+archive("cut.tar.xz", "damaged")(lambda path: path.write_bytes(lzma.compress(tarred())[:-2000]))
 archive("damaged.tar.xz", "damaged")(
-    lambda path: path.write_bytes((whole := lzma.compress(tarred()))[:3000] + b"\0" * 8 + whole[3008:]) and None
+    lambda path: path.write_bytes((whole := lzma.compress(tarred()))[:3000] + b"\0" * 8 + whole[3008:])
 )
 archive("several streams.tar.xz", 1)(
-    lambda path: (
-        path.write_bytes(lzma.compress((whole := tarred())[:700]) + bytes(4) + lzma.compress(whole[700:])) and None
-    )
+    lambda path: path.write_bytes(lzma.compress((whole := tarred())[:700]) + bytes(4) + lzma.compress(whole[700:]))
 )
 archive("several streams.tar.gz", 1)(
-    lambda path: path.write_bytes(gzip.compress((whole := tarred())[:700]) + gzip.compress(whole[700:])) and None
+    lambda path: path.write_bytes(gzip.compress((whole := tarred())[:700]) + gzip.compress(whole[700:]))
 )
 archive("greedy.tar.xz", "damaged")(
     lambda path: path.write_bytes(lzma.compress(
         tarred(), filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 4096}]
-    ).replace(b"\x21\x01\x00", b"\x21\x01\x28")) and None
+    ).replace(b"\x21\x01\x00", b"\x21\x01\x28"))
 )  # fmt: skip
-archive("cut.zip", "damaged")(lambda path: path.write_bytes(zipped(("a/1.jpg", JPEG))[:-30]) and None)
+archive("cut.zip", "damaged")(lambda path: path.write_bytes(zipped(("a/1.jpg", JPEG))[:-30]))
 archive("wrong checksum.zip", "damaged")(
-    lambda path: path.write_bytes(zipped(("a/1.jpg", JPEG)).replace(JPEG[300:310], b"\1" * 10)) and None
+    lambda path: path.write_bytes(zipped(("a/1.jpg", JPEG)).replace(JPEG[300:310], b"\1" * 10))
 )
-archive("encrypted.zip", "encrypted")(lambda path: path.write_bytes(encrypted()) and None)
-archive("lying size.zip", "damaged")(lambda path: path.write_bytes(lying()) and None)
+archive("encrypted.zip", "encrypted")(lambda path: path.write_bytes(encrypted()))
+archive("lying size.zip", "damaged")(lambda path: path.write_bytes(lying()))
 archive("huge extended header.tar.gz", "extended header")(
-    lambda path: path.write_bytes(gzip.compress(header_only(tarfile.XHDTYPE, 8_000_000_000))) and None
+    lambda path: path.write_bytes(gzip.compress(header_only(tarfile.XHDTYPE, 8_000_000_000)))
 )
 archive("huge long name.tar", "extended header")(
-    lambda path: path.write_bytes(header_only(tarfile.GNUTYPE_LONGNAME, 2 << 20)) and None
+    lambda path: path.write_bytes(header_only(tarfile.GNUTYPE_LONGNAME, 2 << 20))
 )
 archive("malformed extended header.tar", "malformed")(
-    lambda path: path.write_bytes(header_only(tarfile.XHDTYPE, 5) + b"99 x=".ljust(512, b"\0") + bytes(1024)) and None
+    lambda path: path.write_bytes(header_only(tarfile.XHDTYPE, 5) + b"99 x=".ljust(512, b"\0") + bytes(1024))
 )
-archive("negative size.tar", "damaged")(
-    lambda path: path.write_bytes(header_only(tarfile.REGTYPE, -5) + bytes(1024)) and None
-)
+archive("negative size.tar", "damaged")(lambda path: path.write_bytes(header_only(tarfile.REGTYPE, -5) + bytes(1024)))
 archive("huge size.tar", "largest picture")(
-    lambda path: path.write_bytes(header_only(tarfile.REGTYPE, 10**12) + bytes(1024)) and None
+    lambda path: path.write_bytes(header_only(tarfile.REGTYPE, 10**12) + bytes(1024))
 )
 
 

@@ -39,7 +39,7 @@ def test_a_tar_is_what_tarfile_reads(tmp_path: Path, kind: int, packing: str) ->
         for name, content in FILES.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
-            info.mtime = 1.5  # type: ignore[assignment]  # a note in the POSIX format
+            info.mtime = 1.5  # a note in the POSIX format
             file.addfile(info, io.BytesIO(content))
         folder = tarfile.TarInfo("b/folder")
         folder.type = tarfile.DIRTYPE

@@ -342,7 +342,7 @@ def test_a_changed_picture_is_seen(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     (tmp_path / "key.0123.tmp").mkdir()
-    entry = cache.entry("key", lambda folder: (folder / "a").write_text("x") and None)
+    entry = cache.entry("key", lambda folder: (folder / "a").write_text("x"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "key.lock"]
     assert (entry / "a").read_text() == "x"
 

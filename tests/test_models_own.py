@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gradlab.data.datasets.base import Examples, Splits
 from gradlab.data.device import Normalization
-from gradlab.data.sample import sample_images
+from gradlab.data.sample import sample
 from gradlab.data.spec import DataSpec
 from gradlab.errors import ConfigError, FieldError
 from gradlab.initializers import He, initialize
@@ -31,7 +31,15 @@ TWO, THREE, SPEED = TwoConvolutionsTwoDense("2c2d"), ThreeConvolutionsThreeDense
 
 
 def vit(**changed: Any) -> ViT:
-    numbers = {"patch": 4, "depth": 2, "width": 24, "heads": 3, "mlp_ratio": 2.0, "dropout": 0.0, "pool": "mean"}
+    numbers: dict[str, Any] = {
+        "patch": 4,
+        "depth": 2,
+        "width": 24,
+        "heads": 3,
+        "mlp_ratio": 2.0,
+        "dropout": 0.0,
+        "pool": "mean",
+    }
     return ViT("vit", **(numbers | changed))
 
 
@@ -73,10 +81,10 @@ def noise(count: int, *shape: int) -> np.ndarray[Any, Any]:
 def test_a_sample_is_spread_over_the_training_images_and_normalised(count: int, taken: list[int]) -> None:
     splits = splits_of(noise(10, 2, 3, 3))
     normalization = Normalization.of(splits.train)
-    sample = sample_images(splits, normalization, count, torch.float64)
+    chosen = sample(splits, normalization, count, torch.float64).images
     raw = torch.from_numpy(splits.train.images[taken]).double()
-    torch.testing.assert_close(sample, (raw - normalization.mean[:, None, None]) / normalization.std[:, None, None])
-    assert torch.equal(sample, sample_images(splits, normalization, count, torch.float64))
+    torch.testing.assert_close(chosen, (raw - normalization.mean[:, None, None]) / normalization.std[:, None, None])
+    assert torch.equal(chosen, sample(splits, normalization, count, torch.float64).images)
 
 
 # ---------------------------------------------------------------------------------------------------------------- speed
@@ -86,15 +94,15 @@ def test_a_sample_is_spread_over_the_training_images_and_normalised(count: int, 
 def test_speed_whitens_patches(channels: int) -> None:
     """Over the patches of the images, its first filters' outputs are uncorrelated and of variance 1."""
     splits = splits_of(noise(200, channels, 10, 10))
-    images = sample_images(splits, Normalization.of(splits.train), 200)
+    images = sample(splits, Normalization.of(splits.train), 200).images
     network = build_network(SPEED, images_of(channels, 10, 10), seed=0)
     assert isinstance(network, StartsFromImages)
     network.start_from_images(images)
-    layer = network.whitening_layer  # type: ignore[attr-defined]
+    weight = network.get_parameter("whitening.weight")
     half = 4 * channels
-    assert layer.weight.shape == (2 * half, channels, 2, 2)
-    assert torch.equal(layer.weight[half:], -layer.weight[:half])
-    outputs = F.conv2d(images.double(), layer.weight.double()).transpose(0, 1).flatten(1)[:half]
+    assert weight.shape == (2 * half, channels, 2, 2)
+    assert torch.equal(weight[half:], -weight[:half])
+    outputs = F.conv2d(images.double(), weight.double()).transpose(0, 1).flatten(1)[:half]
     moments = outputs @ outputs.T / outputs.shape[1]
     assert (moments - moments.diag().diag()).abs().max() < 1e-5
     assert (moments.diag() > 0.9).all()  # below 1 by the 0.0005 that is added to each variance
@@ -102,7 +110,7 @@ def test_speed_whitens_patches(channels: int) -> None:
     again = build_network(SPEED, images_of(channels, 10, 10), seed=1)
     assert isinstance(again, StartsFromImages)
     again.start_from_images(images)
-    assert torch.equal(again.whitening_layer.weight, layer.weight)  # type: ignore[attr-defined]
+    assert torch.equal(again.get_parameter("whitening.weight"), weight)
 
 
 def test_no_initialiser_and_no_step_touches_the_whitening() -> None:

@@ -137,7 +137,8 @@ def test_a_transformers_two_shortcuts_lead_past_attention_and_past_the_mlp() -> 
     _, block, _, _ = drawn(ViT("vit", 4, 5, 12, 3, 2.0, 0.0, "mean"))
     assert isinstance(block, Frame)
     assert (block.title, block.times) == ("transformer block", 5)
-    norm, attention, first, other_norm, up, down, second = block.items
+    parts: list[Any] = block.items
+    norm, attention, first, other_norm, up, down, second = parts
     assert [row.text for row in (norm, attention, other_norm, up, down)] == [
         "LayerNorm", "self-attention, 3 heads", "LayerNorm", "linear layer, 24 units", "linear layer, 12 units",
     ]  # fmt: skip
@@ -162,11 +163,12 @@ def test_deep_networks_fit_on_a_page_and_lose_no_parameter(chosen: Any, spec: Da
     items = outline(trace(network, spec.image_shape))
     rows = list(boxes(items))
     assert len(rows) <= 30
+    every: list[Any] = items
     total = sum(
         item.times * sum(row.parameters * getattr(row, "times", 1) for row in item.items)
         if isinstance(item, Frame)
         else item.parameters * getattr(item, "times", 1)
-        for item in items
+        for item in every
     )
     # Of unlike rows in one, the mean is kept, rounded down.
     assert parameter_count(network) - 40 <= total <= parameter_count(network)

@@ -42,7 +42,7 @@ class Cache:
         self.folder = folder
 
     def entry(
-        self, key: str, make: Callable[[Path], None], is_stale: Callable[[Path], bool] = lambda entry: False
+        self, key: str, make: Callable[[Path], object], is_stale: Callable[[Path], bool] = lambda entry: False
     ) -> Path:
         """The folder of the entry ``key``, whole. Where there is none, or a stale one, ``make`` fills an empty folder.
 
@@ -66,7 +66,7 @@ class Cache:
         """Whether there is an entry ``key``, whole or not."""
         return (self.folder / key).is_dir()
 
-    def _make(self, entry: Path, make: Callable[[Path], None]) -> None:
+    def _make(self, entry: Path, make: Callable[[Path], object]) -> None:
         for left_behind in self.folder.glob(f"{entry.name}.*.tmp"):  # by a process that was killed: we hold its lock
             shutil.rmtree(left_behind, ignore_errors=True)
         temporary = self.folder / f"{entry.name}.{secrets.token_hex(4)}.tmp"
