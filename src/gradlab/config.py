@@ -154,7 +154,8 @@ def build_config(composed: DictConfig, origin: Origin | None = None) -> Config:
         raise ConfigError(f"{error.full_key}: {_first_line(error)} (set {origin.of(str(error.full_key))}).") from error
     _refuse_targets(plain, origin)
     plain.pop("experiment", None)
-    imports = plain.pop("imports", None) or []
+    imports = plain.pop("imports", None)
+    imports = [] if imports is None else imports
     _import_user_modules(imports, origin)
     top_level = _top_level(plain, origin)
     choices = {
