@@ -130,6 +130,8 @@ def build_config(composed: DictConfig, origin: Origin | None = None) -> Config:
         raise ConfigError(f"{error.full_key}: {_first_line(error)} (set {origin.of(str(error.full_key))}).") from error
     _refuse_targets(plain, origin)
     plain.pop("experiment", None)
+    if not isinstance(plain.pop("resume", False), bool):
+        raise ConfigError(f"resume must be true or false (set {origin.of('resume')}).")
     imports = plain.pop("imports", None) or []
     _import_user_modules(imports, origin)
     top_level = _top_level(plain, origin)
@@ -188,7 +190,7 @@ _TOP_LEVEL: dict[str, tuple[type, ...]] = {
 
 def _top_level(plain: dict[str, Any], origin: Origin) -> dict[str, Any]:
     """The keys of the configuration that belong to no axis."""
-    known = [*AXES, *_TOP_LEVEL, "imports", "experiment"]
+    known = [*AXES, *_TOP_LEVEL, "imports", "experiment", "resume"]
     for key in plain:
         if key not in known:
             raise ConfigError(f"There is no key '{key}' (set {origin.of(str(key))}).{did_you_mean(str(key), known)}")

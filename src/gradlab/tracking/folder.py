@@ -5,7 +5,7 @@ import os
 import secrets
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -33,9 +33,10 @@ class RunFolder:
         self.plots = self.path / "plots"
         self.shipped = self.path / "mlflow.json"
         self.shipper_log = self.path / "shipper.log"
+        self.console = self.path / "console.log"  # of a run in a sweep: the terminal shows the sweep
 
     @classmethod
-    def create(cls, parent: Path, name: str) -> "RunFolder":
+    def create(cls, parent: Path, name: str) -> Self:
         """A new folder in ``parent``, named by time and run, readable by its owner only.
 
         ``mkdir`` decides between two runs of one second and one name, so no folder is ever used twice.
@@ -55,3 +56,18 @@ class RunFolder:
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_atomically(self.result, json.dumps(result, indent=2) + "\n")
+
+
+class SweepFolder(RunFolder):
+    """The files of one sweep below ``path``: what a run has, for the sweep as a whole, and the folders of its runs."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.record = self.path / "sweep.json"
+        self.runs = self.path / "runs"
+        self.lock = self.path / ".lock"
+        self.logs = self.path / "workers"
+
+    def run_folders(self) -> list[RunFolder]:
+        """The folders of the runs that have begun their journal, oldest first."""
+        return [RunFolder(journal.parent) for journal in sorted(self.runs.glob("*/journal.jsonl"))]
