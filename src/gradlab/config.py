@@ -115,8 +115,8 @@ def override_key(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~").split("@")[0]
 
 
-def build_config(composed: DictConfig, origin: Origin | None = None) -> Config:
-    """The typed, validated configuration of one run.
+def build_config(composed: DictConfig, origin: Origin | None = None, built: dict[str, Any] | None = None) -> Config:
+    """The typed, validated configuration of one run. ``built`` keeps choices for the next, which a sweep mostly shares.
 
     Raises:
         ConfigError: something is wrong, unknown, missing or does not fit together; the message says what, where it was
@@ -135,7 +135,10 @@ def build_config(composed: DictConfig, origin: Origin | None = None) -> Config:
     imports = plain.pop("imports", None) or []
     _import_user_modules(imports, origin)
     top_level = _top_level(plain, origin)
-    choices = {axis: _choice(axis, registry, plain.get(axis), origin) for axis, registry in AXES.items()}
+    choices, built = {}, {} if built is None else built
+    for axis, registry in AXES.items():
+        key = f"{axis} {plain.get(axis)!r}"
+        choices[axis] = built[key] = built.get(key) or _choice(axis, registry, plain.get(axis), origin)
     # A run of somebody's own model says where that came from; others are recorded as if there were no such key.
     config = Config(**choices, **top_level, composed=plain | ({"imports": imports} if imports else {}))
     _check_together(config, origin)

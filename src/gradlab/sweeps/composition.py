@@ -42,11 +42,12 @@ def compose_all(
     """
     composer = Composer(loader, master)
     built, impossible = [], {}
+    choices_built: dict[str, Any] = {}
     for overrides in points:
         said = filter_overrides(overrides)
         try:
             composed, choices = composer.compose(overrides)
-            built.append((said, build_config(composed, Origin(said, choices))))
+            built.append((said, build_config(composed, Origin(said, choices), choices_built)))
         except (ConfigError, HydraException, OmegaConfBaseException, ValueError) as error:
             impossible[" ".join(said)] = explain(error)
     if impossible:

@@ -203,6 +203,8 @@ class Session:
             self._journal.write("end", status=ENDS.get(record.status, "FINISHED"))
         self._journal.close()
         note = self._shipped(record)
+        with contextlib.suppress(OSError):
+            record.folder.logs.rmdir()  # each worker removes its own, where that is empty
         self._lock.close()
         self._tell(record, failed, lines, note)
         return int(bool(failed))
