@@ -131,7 +131,11 @@ def test_mlflow_has_every_row_of_every_journal(faults: Finished) -> None:
     _, children = stored(faults.folder)
     compared = 0
     for run in children:
-        rows = [(step, values["train/loss"]) for step, values in metric_rows(Path(run.data.tags["gradlab.folder"]) / "journal.jsonl") if "train/loss" in values]
+        rows = [
+            (step, values["train/loss"])
+            for step, values in metric_rows(Path(run.data.tags["gradlab.folder"]) / "journal.jsonl")
+            if "train/loss" in values
+        ]
         history = client.get_metric_history(run.info.run_id, "train/loss")
         assert [metric.step for metric in history] == [step for step, _ in rows]
         compared += len(rows)
@@ -149,7 +153,13 @@ def test_resuming_tries_the_failed_points_again_and_only_those(faults: Finished)
     fail_fast = train(
         faults.folder,
         *("--config-dir", str(FAULTY), "imports=[faulty]", "model=faulty", "optimizer=sgd", *SMALL),
-        *("model.how=raise,exit,fine", "-m", "hydra.launcher.workers=1", "hydra.launcher.fail_fast=true", "resume=true"),
+        *(
+            "model.how=raise,exit,fine",
+            "-m",
+            "hydra.launcher.workers=1",
+            "hydra.launcher.fail_fast=true",
+            "resume=true",
+        ),
         PYTHONPATH=IMPORTABLE,
     )
     assert fail_fast.status == 1, fail_fast.out + fail_fast.err
@@ -178,22 +188,26 @@ def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]", 
 
 
 def results(folder: Path) -> list[Path]:
-    return [path for path in (folder / "outputs").glob("*_sweep_*/runs/*/result.json")]
+    return list((folder / "outputs").glob("*_sweep_*/runs/*/result.json"))
 
 
 def running(folder: Path) -> list[Path]:
     """Folders of runs that train."""
     runs = (folder / "outputs").glob("*_sweep_*/runs/*/journal.jsonl")
-    return [path.parent for path in runs if "train/loss" in path.read_text() and not (path.parent / "result.json").exists()]
+    return [
+        path.parent for path in runs if "train/loss" in path.read_text() and not (path.parent / "result.json").exists()
+    ]
 
 
 def assert_each_point_once(folder: Path, points: int, seen: dict[str, bytes]) -> None:
     """Every point has one run that finished, and no file of a run that was there has been written again."""
     sweep, content = sweep_of(folder)
-    finished = Counter()
+    finished: Counter[str] = Counter()
     for run in sweep.run_folders():
         first, _ = next(records(run.journal))
-        finished[first["point"]] += json.loads(run.result.read_text())["status"] == "finished" if run.result.exists() else 0
+        finished[first["point"]] += (
+            json.loads(run.result.read_text())["status"] == "finished" if run.result.exists() else 0
+        )
     assert sorted(finished) == sorted(point["id"] for point in content["points"])
     assert list(finished.values()) == [1] * points
     for name, was in seen.items():
@@ -208,7 +222,13 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     """Killed while it starts; killed while a point trains; stopped by Ctrl-C; then left alone."""
     arguments = [
         *("-m", "--config-dir", str(FAULTY), "imports=[faulty]", "model=faulty", "optimizer=sgd", "model.how=slow"),
-        *("trainer.max_epochs=null", "trainer.max_steps=8", "seed=range(4)", "hydra.launcher.workers=1", "tracking=none"),
+        *(
+            "trainer.max_epochs=null",
+            "trainer.max_steps=8",
+            "seed=range(4)",
+            "hydra.launcher.workers=1",
+            "tracking=none",
+        ),
     ]
     process = start(tmp_path, *arguments)
     wait_until(lambda: bool(list((tmp_path / "outputs").glob("*_sweep_*/sweep.json"))), process)
@@ -252,7 +272,8 @@ def test_a_sweep_killed_at_twenty_random_moments(tmp_path: Path) -> None:
         *("-m", "--config-dir", str(FAULTY), "imports=[faulty]", "model=faulty", "optimizer=sgd", "model.how=slow"),
         *("trainer.max_epochs=null", "trainer.max_steps=25", "seed=range(24)", "hydra.launcher.workers=2"),
     ]
-    chance, seen = random.Random(0), {}
+    chance = random.Random(0)
+    seen: dict[str, bytes] = {}
     for _ in range(20):
         process = start(tmp_path, *arguments, "resume=true")
         try:
@@ -288,7 +309,7 @@ def test_two_sweeps_and_a_run_at_once_over_one_cold_store(tmp_path: Path) -> Non
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == 2 + 4 + 1  # a point that is named twice is run once
     assert {run.info.status for run in runs} == {"FINISHED"}
-    bits = {}
+    bits: dict[int, set[tuple[str, int]]] = {}
     for result in [*results(tmp_path), next((tmp_path / "outputs").glob("*logistic*/result.json"))]:
         content = json.loads(result.read_text())
         bits.setdefault(content["seed"], set()).add((content["parameters_sha256"], content["threads"]))
@@ -300,13 +321,19 @@ def test_two_sweeps_and_a_run_at_once_over_one_cold_store(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_eight_workers_lose_no_row(tmp_path: Path) -> None:
-    finished = train(tmp_path, "-m", "model=logistic", *SMALL, "seed=range(24)", "hydra.launcher.workers=8", timeout=280)
+    finished = train(
+        tmp_path, "-m", "model=logistic", *SMALL, "seed=range(24)", "hydra.launcher.workers=8", timeout=280
+    )
     assert finished.status == 0, finished.out + finished.err
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     _, children = stored(tmp_path)
     assert len(children) == 24
     for run in children:
-        rows = [step for step, values in metric_rows(Path(run.data.tags["gradlab.folder"]) / "journal.jsonl") if "train/loss" in values]
+        rows = [
+            step
+            for step, values in metric_rows(Path(run.data.tags["gradlab.folder"]) / "journal.jsonl")
+            if "train/loss" in values
+        ]
         assert [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")] == rows
         assert len(rows) == 20
 
@@ -315,7 +342,7 @@ def test_a_full_disk_fails_points_not_the_sweep(tmp_path: Path) -> None:
     """On a file system of a few hundred kilobytes, mounted in a name space of its own."""
     small = tmp_path / "small"
     small.mkdir()
-    mounted = ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs -o size=300k none {small} && exec \"$@\"", "sh"]
+    mounted = ["unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o size=300k none {small} && exec "$@"', "sh"]
     if subprocess.run([*mounted, "true"], capture_output=True).returncode:
         pytest.skip("this user may not mount a file system, even in a name space of its own")
     done = subprocess.run(

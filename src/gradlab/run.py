@@ -119,7 +119,9 @@ def run(config: Config, command: list[str], place: Place | None = None) -> Outco
                     "versions": environment.versions(),
                 },
             )
-            trainer = lightning_trainer(config, [terminal.ProgressReport(screen), checkpointer, *([place.report] if place else [])])
+            trainer = lightning_trainer(
+                config, [terminal.ProgressReport(screen), checkpointer, *([place.report] if place else [])]
+            )
             device = _device_name(trainer.strategy.root_device)
             known_now = {"device": device, "threads": prepared.threads, "data_sha256": splits.fingerprint}
             journal.write("tags", tags={f"gradlab.{key}": str(value) for key, value in known_now.items()})
@@ -138,7 +140,9 @@ def run(config: Config, command: list[str], place: Place | None = None) -> Outco
             # The result, on disk before anything that is only there to be looked at.
             metrics = _summary(classifier, checkpointer)
             journal.metrics(classifier.steps_done, metrics)
-            result = _result(config, status, metrics, classifier) | known_now | ({"point": place.point} if place else {})
+            result = (
+                _result(config, status, metrics, classifier) | known_now | ({"point": place.point} if place else {})
+            )
             result["seconds"] = {
                 "until_training": ready - began,
                 "training_steps": classifier.training_seconds,
@@ -252,9 +256,7 @@ def _require_cuda() -> None:
         )
 
 
-def _open_record(
-    journal: Journal, config: Config, folder: RunFolder, command: list[str], place: Place | None
-) -> None:
+def _open_record(journal: Journal, config: Config, folder: RunFolder, command: list[str], place: Place | None) -> None:
     """The journal's first lines: who this run is, and its configuration."""
     tags = {"gradlab.seed": str(config.seed), **about_process(folder, command)}
     experiment = config.tracking.experiment if isinstance(config.tracking, MLflow) else "gradlab"

@@ -44,7 +44,7 @@ def compose_all(
     built, impossible = [], {}
     choices_built: dict[str, Any] = {}
     for overrides in points:
-        said = filter_overrides(overrides)
+        said = list(filter_overrides(overrides))
         try:
             composed, choices = composer.compose(overrides)
             built.append((said, build_config(composed, Origin(said, choices), choices_built)))
@@ -126,7 +126,6 @@ class Composer:
             if override.key_or_group not in self.groups or isinstance(override.value(), dict)
         )
         return any(later.startswith(earlier) for earlier, later in itertools.pairwise(keys))
-
 
 
 def _refers_to_hydra(composed: DictConfig) -> bool:

@@ -45,7 +45,9 @@ class Current:
         return self.session.finish(stopped) if self.session else 0
 
 
-def launch(loader: Any, master: "DictConfig", points: Sequence[list[str]], settings: dict[str, Any]) -> "list[JobReturn]":
+def launch(
+    loader: Any, master: "DictConfig", points: Sequence[list[str]], settings: dict[str, Any]
+) -> "list[JobReturn]":
     """What the launcher does: run ``points`` in the sweep of this process, and hand Hydra a result for each.
 
     A result is the best validation accuracy; None for a point that failed or diverged before the first validation.

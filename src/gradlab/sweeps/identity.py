@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from gradlab.config import AXES, Config
@@ -69,7 +69,9 @@ def swept_keys(points: Sequence[Values], named: Sequence[str]) -> list[str]:
 
 def names(points: Sequence[Values], swept: Sequence[str]) -> list[str]:
     """A name for each point: ``adam lr=3.2e-3 seed=1``. Numbers have as few digits, from two on, as keep them apart."""
-    written: dict[str, dict[str, str]] = {key: _distinct([values[key] for values in points if key in values]) for key in swept}
+    written: dict[str, dict[str, str]] = {
+        key: _distinct([values[key] for values in points if key in values]) for key in swept
+    }
     labels = _labels(swept)
     return [
         " ".join(
@@ -90,7 +92,7 @@ def _labels(swept: Sequence[str]) -> list[str]:
     ]
 
 
-def _distinct(values: Sequence[Any]) -> Mapping[str, str]:
+def _distinct(values: Sequence[Any]) -> dict[str, str]:
     """How each value is written, by its JSON."""
     different = {json.dumps(value): value for value in values}
     for digits in (2, 3, 4, 6, 17):

@@ -71,7 +71,9 @@ class SweepRecord:
     _written: float = field(default=0.0, repr=False)
 
     @classmethod
-    def new(cls, output_dir: Path, name: str, command: list[str], swept: list[str], points: list[Point]) -> "SweepRecord":
+    def new(
+        cls, output_dir: Path, name: str, command: list[str], swept: list[str], points: list[Point]
+    ) -> "SweepRecord":
         """A sweep in a new folder of its own."""
         folder = SweepFolder.create(output_dir, f"sweep_{name}")
         folder.runs.mkdir()
@@ -164,11 +166,11 @@ def lock(folder: SweepFolder, patience: float = 60.0) -> IO[str]:
             owner = file.read().strip()
             if (owner.isdigit() and Path(f"/proc/{owner}").exists()) or time.monotonic() > deadline:
                 file.close()
-                raise GradlabError(f"The sweep in {folder.path} is still running (process {owner or 'unknown'}).") from None
+                raise GradlabError(
+                    f"The sweep in {folder.path} is still running (process {owner or 'unknown'})."
+                ) from None
             time.sleep(0.1)
     file.truncate(0)
     file.write(f"{os.getpid()}\n")
     file.flush()
     return file
-
-

@@ -32,11 +32,10 @@ def find(output_dir: Path, ids: set[str]) -> Earlier | None:
         content = read(folder)
         if content is not None:
             earlier.append(Earlier(folder, content))
-    for fits in (lambda theirs: theirs == ids, lambda theirs: theirs > ids, lambda theirs: theirs < ids and theirs):
-        for sweep in earlier:
-            if fits(sweep.ids):
-                return sweep
-    return None
+    same = [sweep for sweep in earlier if sweep.ids == ids]
+    larger = [sweep for sweep in earlier if sweep.ids > ids]
+    smaller = [sweep for sweep in earlier if ids > sweep.ids > set()]
+    return next(iter([*same, *larger, *smaller]), None)
 
 
 def resumed(earlier: Earlier, command: list[str], swept: list[str], points: Sequence[Point]) -> SweepRecord:

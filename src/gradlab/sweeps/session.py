@@ -32,6 +32,7 @@ from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import Journal, records
 from gradlab.tracking.shipper import ENDS
 
+
 class Session:
     """The sweep of one process, from its first points to its end.
 
@@ -108,7 +109,9 @@ class Session:
         if earlier is not None:
             self._lock = lock(earlier.folder)
             self._record = record = resuming.resumed(earlier, self.command, swept, points)
-            self._say(f"resuming {record.folder.path}: {record.count('finished', 'diverged')} of {len(record.points)} points are done")
+            self._say(
+                f"resuming {record.folder.path}: {record.count('finished', 'diverged')} of {len(record.points)} points are done"
+            )
         else:
             name = first.run_name or " ".join(_short(key) for key in swept) or first.name
             try:

@@ -85,9 +85,8 @@ class Table:
         """Where the sweep stands, in one line."""
         record = self.record
         parts = [f"{record.count('finished', 'diverged')}/{len(record.points)} done"]
-        for status in ("running", "waiting", "diverged", "failed", "killed"):
-            if record.count(status):
-                parts.append(f"{record.count(status)} {status}")
+        counts = {status: record.count(status) for status in ("running", "waiting", "diverged", "failed", "killed")}
+        parts += [f"{count} {status}" for status, count in counts.items() if count]
         if self._accuracies:
             best, found = max(self._accuracies.items(), key=lambda item: sum(item[1]) / len(item[1]))
             seeds = f", mean of {len(found)}" if len(found) > 1 else ""
@@ -117,7 +116,7 @@ class Table:
         done = self._settled + sum(shares)
         if done < 1 or not workers:
             return None
-        return (time.monotonic() - self._began) * max(0.0, self._todo - done) / done
+        return float((time.monotonic() - self._began) * max(0.0, self._todo - done) / done)
 
 
 def _clock(seconds: float) -> str:

@@ -127,7 +127,8 @@ def train(command: Message, interruption: Interruption, images: Images, report: 
         try:
             _as_new()
             # Made for this dataclass, and checked, by the sweep's process already.
-            config = dataclasses.replace(build_config(OmegaConf.create(command["config"])), run_name=command["name"])
+            composed: dict[str, Any] = command["config"]
+            config = dataclasses.replace(build_config(OmegaConf.create(composed)), run_name=command["name"])
             place = Place(folder, command["parent"], command["point"], interruption, images.load, report)
             outcome = _told(run(config, command["command"], place))
         except Interrupted:
