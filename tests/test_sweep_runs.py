@@ -178,7 +178,7 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]", seconds: float = 100) -> None:
+def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]", seconds: float = 200) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -254,7 +254,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     assert (next((tmp_path / "outputs").glob("*_sweep_*")) / killed["folder"] / "checkpoints" / "last").is_dir()
     seen |= snapshot(tmp_path)
 
-    finished = train(tmp_path, *arguments, "resume=true", PYTHONPATH=IMPORTABLE)
+    finished = train(tmp_path, *arguments, "resume=true", PYTHONPATH=IMPORTABLE, timeout=250)
     assert finished.status == 0, finished.out + finished.err
     assert_each_point_once(tmp_path, 4, seen)
     assert sweep_of(tmp_path)[1]["status"] == "finished"
@@ -266,6 +266,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_sweep_killed_at_twenty_random_moments(tmp_path: Path) -> None:
     """With tracking and two workers: in the end each point is done once, in its folder and in MLflow."""
     arguments = [
@@ -348,7 +349,7 @@ def test_a_full_disk_fails_points_not_the_sweep(tmp_path: Path) -> None:
     done = subprocess.run(
         [*mounted, sys.executable, str(ROOT / "train.py"), "-m", "model=logistic", *SMALL, "seed=range(12)",
          f"output_dir={small}", "tracking=none", "hydra.launcher.workers=1"],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120,
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=250,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     assert "No space left on device" in done.stdout

@@ -337,11 +337,11 @@ def test_a_resumed_sweep_has_what_is_done_and_waits_for_the_rest(tmp_path: Path,
     earlier = find(tmp_path, {"aaaaaaaa", "bbbbbbbb", "dddddddd"} | {"cccccccc"})
     assert earlier is not None
     asked = [Point(name * 8, name, [], config(compose)) for name in "abd"]
-    again = resumed(earlier, ["train.py", "resume=true"], ["seed"], asked)
+    again = resumed(earlier, ["seed"], asked)
     assert [(point.name, point.status, point.tries) for point in again.points] == [
         ("a", "finished", 1), ("b", "waiting", 1), ("c", "waiting", 0), ("d", "waiting", 0),
     ]  # fmt: skip
-    assert again.id == record.id
+    assert (again.id, again.command) == (record.id, record.command)
     assert again.swept == ["name", "seed"]
 
 

@@ -74,8 +74,9 @@ def main() -> int:
         ours = began and not isinstance(error, ConfigError | HydraException | OmegaConfBaseException)
         if wants_traceback or ours:
             raise
+        sweep.finish("failure")  # where a later batch of points is wrong
         return _say_wrong(explain(error))
-    except GradlabError as error:
+    except (GradlabError, OSError) as error:
         sweep.finish("failure")
         print(f"\ngradlab: the sweep failed. {error}", file=sys.stderr)
         return FAILED

@@ -59,8 +59,8 @@ class Execution:
         self.lock = lock
         self.table = table
         self.signum: int | None = None
-        self._waiting = deque(point for point in record.points if point.status == "waiting" and point.config)
-        self._seats = seats[: max(1, len(self._waiting))]
+        self._waiting: deque[Point] = deque()
+        self._seats = seats
         self._workers: list[Worker] = []
         self._selector = selectors.DefaultSelector()
         self._deaths: dict[str, int] = {}
@@ -70,24 +70,31 @@ class Execution:
         self._started = 0
 
     def run(self) -> None:
-        """Until nothing runs any more. What came of it is in the points, and in ``signum``.
+        """Run all points that wait. What came of them is in the points, and in ``signum``; workers stay for other points.
 
         Raises:
             GradlabError: workers cannot be started at all.
         """
+        self._waiting.extend(point for point in self.record.points if point.status == "waiting" and point.config)
         if not self._waiting:
             return
         with self._signals(), self.table:
-            try:
-                for seat in self._seats:
-                    self._start(seat)
-                while self._workers:
-                    self._look()
-                    self.table.update(self._workers)
-                    self.record.write_in_time()
-            finally:
-                for worker in self._workers:
-                    worker.kill()
+            free = list(self._seats)
+            for worker in self._workers:
+                free.remove(worker.seat)
+            for seat in free[: max(0, len(self._waiting) - len(self._workers))]:
+                self._start(seat)
+            while (self._waiting and self._stop_at is None) or any(worker.point for worker in self._workers):
+                self._look()
+                self.table.update(self._workers)
+                self.record.write_in_time()
+
+    def close(self) -> None:
+        """Let all workers go."""
+        for worker in list(self._workers):
+            self._forget(worker)
+            worker.end()
+        self._selector.close()
 
     # ------------------------------------------------------------------ what happens
 
@@ -126,7 +133,7 @@ class Execution:
                 self._settle(point, event["status"], event["reason"], event["metrics"])
 
     def _assign(self, worker: Worker) -> None:
-        """Give an idle worker the next point, or let it go."""
+        """Give an idle worker the next point, if one waits."""
         while self._waiting and self._stop_at is None:
             point = self._waiting.popleft()
             try:
@@ -138,8 +145,6 @@ class Execution:
             point.folder = str(folder.path.relative_to(self.record.folder.path))
             worker.run(point, folder.path, self.parent, self.record.command)
             return
-        self._forget(worker)
-        worker.end()
 
     def _lost(self, worker: Worker) -> None:
         """A worker has died: its point is tried once more, and another worker takes its seat."""

@@ -115,4 +115,4 @@ def _written(value: Any, digits: int) -> str:
 
 def setting(name: str) -> str:
     """A point's name without its seed: what the seeds are repetitions of."""
-    return " ".join(part for part in name.split(" ") if not part.startswith("seed=")) or "default"
+    return " ".join(part for part in name.split(" ") if not part.startswith("seed="))

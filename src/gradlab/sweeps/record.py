@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gradlab.config import Config
-from gradlab.errors import GradlabError
+from gradlab.errors import ConfigError
 from gradlab.tracking.folder import RunFolder, SweepFolder, write_atomically
 from gradlab.tracking.journal import records
 
@@ -153,7 +153,7 @@ def lock(folder: SweepFolder, patience: float = 60.0) -> IO[str]:
     Waits for what is left of an earlier process: its workers end by themselves, and its shipper when all is shipped.
 
     Raises:
-        GradlabError: the sweep is running.
+        ConfigError: the sweep is running.
     """
     file = folder.lock.open("a+")
     deadline = time.monotonic() + patience
@@ -166,8 +166,8 @@ def lock(folder: SweepFolder, patience: float = 60.0) -> IO[str]:
             owner = file.read().strip()
             if (owner.isdigit() and Path(f"/proc/{owner}").exists()) or time.monotonic() > deadline:
                 file.close()
-                raise GradlabError(
-                    f"The sweep in {folder.path} is still running (process {owner or 'unknown'})."
+                raise ConfigError(
+                    f"resume=true: the sweep in {folder.path} is still running (process {owner or 'unknown'})."
                 ) from None
             time.sleep(0.1)
     file.truncate(0)

@@ -38,7 +38,7 @@ def find(output_dir: Path, ids: set[str]) -> Earlier | None:
     return next(iter([*same, *larger, *smaller]), None)
 
 
-def resumed(earlier: Earlier, command: list[str], swept: list[str], points: Sequence[Point]) -> SweepRecord:
+def resumed(earlier: Earlier, swept: list[str], points: Sequence[Point]) -> SweepRecord:
     """The earlier sweep's record, gone on with: ``points`` are set to what they came to, and others are kept."""
     content = earlier.content
     asked = {point.id: point for point in points}
@@ -55,6 +55,6 @@ def resumed(earlier: Earlier, command: list[str], swept: list[str], points: Sequ
             point.status, point.reason = "waiting", None
     keys = [*content["swept"], *(key for key in swept if key not in content["swept"])]
     return SweepRecord(
-        earlier.folder, content["id"], content["name"], command, content["created"], keys, merged,
+        earlier.folder, content["id"], content["name"], content["command"], content["created"], keys, merged,
         parent_run_id=content["parent_run_id"],
     )  # fmt: skip

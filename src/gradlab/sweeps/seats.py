@@ -83,4 +83,6 @@ def gpus_here(environment: Mapping[str, str] = os.environ, devices: Path = Path(
     if visible is not None:
         return [device.strip() for device in visible.split(",") if device.strip() and device.strip() != "-1"]
     found = [re.fullmatch(r"nvidia(\d+)", path.name) for path in devices.glob("nvidia*")]
-    return sorted((match[1] for match in found if match), key=int)
+    numbered = sorted((match[1] for match in found if match), key=int)
+    # On WSL and Jetson there is one GPU, under another name.
+    return numbered or (["0"] if any((devices / name).exists() for name in ("dxg", "nvhost-ctrl-gpu")) else [])

@@ -52,6 +52,7 @@ class Session:
         self._journal: Journal
         self._parent: str
         self._shipper: SweepShipper | None = None
+        self._execution: Execution | None = None
 
     # ------------------------------------------------------------------ points
 
@@ -108,7 +109,7 @@ class Session:
         earlier = resuming.find(output_dir, {point.id for point in points}) if resume else None
         if earlier is not None:
             self._lock = lock(earlier.folder)
-            self._record = record = resuming.resumed(earlier, self.command, swept, points)
+            self._record = record = resuming.resumed(earlier, swept, points)
             self._say(
                 f"resuming {record.folder.path}: {record.count('finished', 'diverged')} of {len(record.points)} points are done"
             )
@@ -164,11 +165,13 @@ class Session:
     def _execute(self, settings: Launching, places: list[Seat]) -> None:
         assert self._record is not None
         record = self._record
-        known = {point.name: self._accuracy(point) for point in record.points}
-        table = Table(self.console, record, {name: found for name, found in known.items() if found is not None})
-        execution = Execution(
-            record, self._parent, self._journal, places, settings.fail_fast, self._lock, table
-        )  # fmt: skip
+        if self._execution is None:
+            known = {point.name: self._accuracy(point) for point in record.points}
+            table = Table(self.console, record, {name: found for name, found in known.items() if found is not None})
+            self._execution = Execution(
+                record, self._parent, self._journal, places, settings.fail_fast, self._lock, table
+            )  # fmt: skip
+        execution = self._execution
         try:
             execution.run()
         finally:
@@ -181,10 +184,6 @@ class Session:
 
     # ------------------------------------------------------------------ the end
 
-    @property
-    def failures(self) -> list[Point]:
-        return [point for point in self._record.points if point.status == "failed"] if self._record else []
-
     def finish(self, stopped: str | None = None) -> int:
         """End the sweep, if one was begun; returns 1 where a point failed. ``stopped`` says what ended it early, if anything did.
 
@@ -193,6 +192,8 @@ class Session:
         if self._record is None:
             return 0
         record, self._record = self._record, None
+        if self._execution is not None:
+            self._execution.close()
         failed = [point for point in record.points if point.status == "failed"]
         record.status = {"signal": "killed", "failure": "failed"}.get(stopped or "", "failed" if failed else "finished")
         lines: list[str] = []
@@ -204,7 +205,8 @@ class Session:
             self._journal.artifact(record.folder.record)
             self._journal.write("tags", tags={"gradlab.status": record.status})
             self._journal.write("end", status=ENDS.get(record.status, "FINISHED"))
-        self._journal.close()
+        with contextlib.suppress(OSError):
+            self._journal.close()
         note = self._shipped(record)
         with contextlib.suppress(OSError):
             record.folder.logs.rmdir()  # each worker removes its own, where that is empty
@@ -233,7 +235,7 @@ class Session:
         """Wait for MLflow; returns a line where it lacks something."""
         if self._shipper is None:
             return None
-        shipped = self._shipper.finish()
+        shipped = self._shipper.finish(lambda: self._say("the rest is on its way to MLflow …"))
         record.write()  # with the parent's id
         if not shipped.pending:
             return None

@@ -48,11 +48,18 @@ class SweepShipper:
                 start_new_session=True,  # Ctrl-C is for the sweep, not for its shipper
             )
 
-    def finish(self) -> Shipped:
-        """Say that all journals are complete, and wait until they are in the store or the shipper has given up."""
+    def finish(self, tell_of_waiting: Callable[[], None] = lambda: None) -> Shipped:
+        """Say that all journals are complete, and wait until they are in the store or the shipper has given up.
+
+        ``tell_of_waiting`` is called if that takes a while.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
+        try:
+            self._process.wait(timeout=3)
+        except subprocess.TimeoutExpired:
+            tell_of_waiting()
         # As long as it gets on it is waited for: thousands of points take the store minutes.
         while select.select([self._process.stdout], [], [], PATIENCE + 25)[0]:
             if not os.read(self._process.stdout.fileno(), 4096):

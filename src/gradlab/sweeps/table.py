@@ -37,11 +37,11 @@ class Table:
             self._accuracies.setdefault(setting(name), []).append(accuracy)
         self._live: Live | None = None
         self._began = self._spoken = time.monotonic()
-        self._todo = record.count("waiting")
-        self._settled = 0
+        self._todo = self._settled = 0
 
     def __enter__(self) -> "Table":
         self._began = self._spoken = time.monotonic()
+        self._todo, self._settled = self.record.count("waiting"), 0
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             self._live = Live(console=self.console, transient=True, auto_refresh=False)
             self._live.start()
@@ -75,7 +75,7 @@ class Table:
         if self._live is None:
             if now - self._spoken >= self.rhythm:
                 self._spoken = now
-                self.say(self.line(workers))
+                self.say(self.line(workers) if any(worker.ready for worker in workers) else "workers are starting …")
         elif now - self._spoken >= 0.25:
             self._spoken = now
             lines = [self.line(workers), *self._running(workers)]
@@ -90,7 +90,7 @@ class Table:
         if self._accuracies:
             best, found = max(self._accuracies.items(), key=lambda item: sum(item[1]) / len(item[1]))
             seeds = f", mean of {len(found)}" if len(found) > 1 else ""
-            parts.append(f"best so far {best}: val {sum(found) / len(found):.2%}{seeds}")
+            parts.append(f"best so far {best and f'{best}: '}val {sum(found) / len(found):.2%}{seeds}")
         left = self._seconds_left(workers)
         if left is not None:
             parts.append(f"{_clock(left)} left")

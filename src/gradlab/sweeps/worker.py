@@ -134,7 +134,8 @@ def train(command: Message, interruption: Interruption, images: Images, report: 
         except Interrupted:
             outcome = {"status": "killed", "reason": "interrupted", "metrics": {}}
         except BaseException as error:
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # a full disk
+                traceback.print_exc()
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
             outcome = {"status": "failed", "reason": reason, "metrics": {}}
     return {"point": command["point"], "seconds": time.perf_counter() - began, **outcome}
