@@ -224,7 +224,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
         *("-m", "--config-dir", str(FAULTY), "imports=[faulty]", "model=faulty", "optimizer=sgd", "model.how=slow"),
         *(
             "trainer.max_epochs=null",
-            "trainer.max_steps=8",
+            "trainer.max_steps=24",
             "seed=range(4)",
             "hydra.launcher.workers=1",
             "tracking=none",
@@ -364,3 +364,15 @@ def test_hydras_basic_launcher_still_runs_one_after_the_other(tmp_path: Path) ->
     assert finished.status == 0, finished.err
     chosen = [yaml.safe_load((run / "config.yaml").read_text())["optimizer"]["name"] for run in finished.runs]
     assert chosen == ["sgd", "adam"]
+
+
+def test_a_sweeper_may_give_its_points_in_batches(tmp_path: Path) -> None:
+    """As one does that decides on the next by the last: one sweep, one set of workers."""
+    arguments = ["model=logistic", *SMALL, "seed=0,1,2", "tracking=none", "hydra.launcher.workers=1"]
+    finished = train(tmp_path, "-m", *arguments, "hydra.sweeper.max_batch_size=2", timeout=200)
+    assert finished.status == 0, finished.out + finished.err
+    folder, sweep = sweep_of(tmp_path)
+    assert [point["name"] for point in sweep["points"]] == ["seed=0", "seed=1", "seed=2"]
+    assert sweep["swept"] == ["seed"]
+    kinds = [record["kind"] for record, _ in records(folder.journal)]
+    assert kinds.count("run") == kinds.count("end") == 1

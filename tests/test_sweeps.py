@@ -1,6 +1,7 @@
 """What sweeps are made of, without running one."""
 
 import contextlib
+import io
 import itertools
 import json
 import math
@@ -20,6 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from mlflow import MlflowClient
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 
 from gradlab.config import Config, Origin, build_config
 from gradlab.entry import for_hydra
@@ -33,6 +35,7 @@ from gradlab.sweeps.resuming import find, resumed
 from gradlab.sweeps.seats import Seat, gpus_here, seats
 from gradlab.sweeps.settings import Launching, launching
 from gradlab.sweeps.shipping import ship_until_over
+from gradlab.sweeps.table import Table
 from gradlab.tracking.folder import RunFolder, SweepFolder
 from gradlab.tracking.journal import Journal
 from processes import environment, train
@@ -429,3 +432,27 @@ def test_eight_writers_at_once_lose_no_row(tmp_path: Path) -> None:
     assert ship_until_over(folder, uri, over) == 0
     assert client.get_run(parent.info.run_id).info.status == "FINISHED"
     assert len(client.search_runs([experiment.experiment_id])) == 9
+
+
+# ---------------------------------------------------------------------- the table
+
+
+def test_the_table_says_where_the_sweep_stands(tmp_path: Path) -> None:
+    record = sweep(tmp_path, "abcdef")
+    for point, status in zip(
+        record.points, ["waiting", "running", "finished", "finished", "diverged", "failed"], strict=True
+    ):
+        point.status, point.name = status, f"adam lr={'0.1' if point.name in 'cd' else '1'} seed={point.name}"
+    console = Console(file=io.StringIO(), width=40)
+    table = Table(console, record, {"adam lr=1 seed=7": 0.25})
+    table.settled(record.points[2], {"best/val_accuracy": 0.5})
+    table.settled(record.points[3], {"best/val_accuracy": 0.75})
+    table.settled(record.points[4], {"best/val_accuracy": 0.99})  # it diverged: never the best
+    assert table.best_accuracy == 0.625
+    assert table.line() == (
+        "3/6 done  1 running  1 waiting  1 diverged  1 failed  best so far adam lr=0.1: val 62.50%, mean of 2"
+    )
+    record.points[5].reason = "[red]why[/red]"
+    table.settled(record.points[5], {})
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == "adam lr=1 seed=f: failed: [red]why[/red]\n"

@@ -86,13 +86,20 @@ class Session:
     def _points(self, overrides: list[list[str]], configs: list[Config]) -> tuple[list[str], list[Point], list[str]]:
         """The id of each configuration; the points, one for each id; and the swept keys."""
         values = [identity.values_of(config) for config in configs]
-        swept = identity.swept_keys(values, _named(overrides, values))
-        names = identity.names(values, swept)
+        # With those of earlier batches: what distinguishes a point may be what all of its own batch share.
+        before = [identity.values_of(point.config) for point in self._known if point.config]
+        said = [*(point.overrides for point in self._known if point.config), *overrides]
+        swept = identity.swept_keys([*before, *values], _named(said, values))
+        names = identity.names([*before, *values], swept)[len(before) :]
         ids = [identity.identity(one) for one in values]
         points: dict[str, Point] = {}
-        for one, name, said, config in zip(ids, names, overrides, configs, strict=True):
-            points.setdefault(one, Point(one, name or config.name, said, config))
+        for one, name, given, config in zip(ids, names, overrides, configs, strict=True):
+            points.setdefault(one, Point(one, name or config.name, given, config))
         return ids, list(points.values()), swept
+
+    @property
+    def _known(self) -> list[Point]:
+        return self._record.points if self._record else []
 
     def _accuracy(self, point: Point) -> float | None:
         if not point.done or point.folder is None or self._record is None:
