@@ -32,7 +32,7 @@ def test_every_choice_has_a_file_and_every_file_a_choice(axis: str) -> None:
 
 def test_every_folder_of_choices_is_an_axis() -> None:
     folders = {folder.name for folder in CONFIGS.iterdir() if folder.is_dir()}
-    assert folders - {"experiment"} == set(AXES)
+    assert folders - {"experiment", "hydra"} == set(AXES)
 
 
 def test_every_axis_has_a_default(compose: Callable[..., DictConfig]) -> None:

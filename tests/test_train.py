@@ -252,17 +252,6 @@ def test_two_runs_at_once_make_the_store_once(tmp_path: Path) -> None:
     assert len(list((tmp_path / "outputs").iterdir())) == 2
 
 
-def test_multirun_makes_a_run_for_each_point(tmp_path: Path) -> None:
-    finished = train(
-        tmp_path, "-m", "optimizer=sgd,adam", "trainer.max_epochs=1", "tracking=none", "plots=false"
-    )  # fmt: skip
-    assert finished.status == 0, finished.err
-    assert [yaml.safe_load((run / "config.yaml").read_text())["optimizer"]["name"] for run in finished.runs] == [
-        "sgd",
-        "adam",
-    ]
-
-
 def test_everything_around_a_step_at_once(tmp_path: Path) -> None:
     """SAM, an average, groups, clipping and accumulation, in bfloat16, with a plateau schedule."""
     finished = train(

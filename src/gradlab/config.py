@@ -139,8 +139,8 @@ def override_key(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~").split("@")[0]
 
 
-def build_config(composed: DictConfig, origin: Origin | None = None) -> Config:
-    """The typed, validated configuration of one run.
+def build_config(composed: DictConfig, origin: Origin | None = None, built: dict[str, Any] | None = None) -> Config:
+    """The typed, validated configuration of one run. ``built`` keeps choices for the next, which a sweep mostly shares.
 
     Raises:
         ConfigError: something is wrong, unknown, missing or does not fit together; the message says what, where it was
@@ -154,14 +154,18 @@ def build_config(composed: DictConfig, origin: Origin | None = None) -> Config:
         raise ConfigError(f"{error.full_key}: {_first_line(error)} (set {origin.of(str(error.full_key))}).") from error
     _refuse_targets(plain, origin)
     plain.pop("experiment", None)
+    if not isinstance(plain.pop("resume", False), bool):
+        raise ConfigError(f"resume must be true or false (set {origin.of('resume')}).")
     imports = plain.pop("imports", None)
     imports = [] if imports is None else imports
     _import_user_modules(imports, origin)
     top_level = _top_level(plain, origin)
-    choices = {
-        axis: _choice(axis, registry, plain.get(axis), origin) for axis, registry in AXES.items() if axis != LISTED
-    }
-    choices[LISTED] = _choices(LISTED, AXES[LISTED], plain.get(LISTED), origin)
+    choices, built = {}, {} if built is None else built
+    for axis, registry in AXES.items():
+        key, make = f"{axis} {plain.get(axis)!r}", _choices if axis == LISTED else _choice
+        if key not in built:
+            built[key] = make(axis, registry, plain.get(axis), origin)
+        choices[axis] = built[key]
     # A run of somebody's own model says where that came from; others are recorded as if there were no such key.
     config = Config(**choices, **top_level, composed=plain | ({"imports": imports} if imports else {}))
     _check_together(config, origin)
@@ -216,7 +220,7 @@ _TOP_LEVEL: dict[str, tuple[type, ...]] = {
 
 def _top_level(plain: dict[str, Any], origin: Origin) -> dict[str, Any]:
     """The keys of the configuration that belong to no axis."""
-    known = [*AXES, *_TOP_LEVEL, "imports", "experiment"]
+    known = [*AXES, *_TOP_LEVEL, "imports", "experiment", "resume"]
     for key in plain:
         if key not in known:
             raise ConfigError(f"There is no key '{key}' (set {origin.of(str(key))}).{did_you_mean(str(key), known)}")

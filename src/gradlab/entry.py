@@ -21,6 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from gradlab.config import AXES, LISTED, Origin, build_config, override_key, refuse_repeated
 from gradlab.errors import ConfigError, GradlabError, did_you_mean
 from gradlab.interruption import Interrupted
+from gradlab.sweeps.current import Current
+from gradlab.sweeps.grids import expand
 
 OK, FAILED, WRONG_CONFIGURATION, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
@@ -36,12 +38,16 @@ def main() -> int:
     """
     if any(argument.startswith("--experimental-rerun") for argument in sys.argv[1:]):
         return _say_wrong("--experimental-rerun is refused: it loads a pickle, and a pickle can run any code.")
-    status, began = OK, False
+    status, began, process = OK, False, os.getpid()
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    sweep = Current(command, explain)
 
     def task(composed: DictConfig) -> float | None:
         nonlocal status, began
         began = True
-        job_status, objective = _run_one(composed)
+        job_status, objective = _run_one(composed, command)
+        if job_status and os.getpid() != process:  # a launcher's own process, which keeps its status to itself
+            raise GradlabError("a run of the sweep failed; its message is above.")
         status = max(status, job_status)
         return objective
 
@@ -51,11 +57,15 @@ def main() -> int:
     try:
         # Hydra takes the last of two values for a key of a sweep without a word.
         refuse_repeated([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
+        sys.argv[1:] = for_hydra(sys.argv[1:])
         # It also wants a folder for a sweep and for each of its jobs; ours are made by the runs themselves.
         with tempfile.TemporaryDirectory(prefix="gradlab-sweep-") as scratch:
             os.environ["GRADLAB_SWEEP_SCRATCH"] = scratch
-            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(task)()
+            with sweep.found_by_the_launcher():
+                hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(task)()
+        status = max(status, sweep.finish())
     except KeyboardInterrupt as interrupt:
+        sweep.finish("signal")
         return _status_of(interrupt)
     except BrokenPipeError:  # `python train.py --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -65,14 +75,26 @@ def main() -> int:
         ours = began and not isinstance(error, ConfigError | HydraException | OmegaConfBaseException)
         if wants_traceback or ours:
             raise
+        sweep.finish("failure")  # where a later batch of points is wrong
         return _say_wrong(explain(error))
+    except (GradlabError, OSError) as error:
+        sweep.finish("failure")
+        print(f"\ngradlab: the sweep failed. {error}", file=sys.stderr)
+        return FAILED
     finally:
         if not wants_traceback:
             del os.environ["HYDRA_FULL_ERROR"]
     return status
 
 
-def _run_one(composed: DictConfig) -> tuple[int, float | None]:
+def for_hydra(arguments: list[str]) -> list[str]:
+    """The command line as Hydra takes it: ``-m`` first, wherever it stands, and grids that its grammar lacks written out."""
+    flags = [word for word in arguments if word in ("-m", "--multirun")]
+    others = [word if word.startswith("-") else expand(word) for word in arguments if word not in flags]
+    return [*flags[:1], *others]
+
+
+def _run_one(composed: DictConfig, command: list[str]) -> tuple[int, float | None]:
     """One job of Hydra's: the exit status, and the best validation accuracy (for sweepers that want a number)."""
     chosen = HydraConfig.get()
     try:
@@ -81,10 +103,16 @@ def _run_one(composed: DictConfig) -> tuple[int, float | None]:
         assert isinstance(overrides, list)
         # `experiment=…` is composed into the rest and leaves no key of its own.
         choices = {axis: str(choice) for axis, choice in chosen.runtime.choices.items() if axis in AXES}
-        config = build_config(composed, Origin([str(override) for override in overrides], choices))
+        origin = Origin([str(override) for override in overrides], choices)
+        if composed.get("resume"):
+            raise ConfigError(
+                f"resume=true goes on with a sweep, under -m and hydra/launcher=gradlab (set {origin.of('resume')}). A single "
+                "run cannot be resumed yet."
+            )
+        config = build_config(composed, origin)
         from gradlab.run import run
 
-        outcome = run(config, command=[Path(sys.argv[0]).name, *sys.argv[1:]])
+        outcome = run(config, command)
     except ConfigError as error:
         return _say_wrong(str(error)), None
     except (GradlabError, OSError) as error:

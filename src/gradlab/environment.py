@@ -1,5 +1,9 @@
-"""What a run was made with and on: versions, hardware, source. All of it without importing torch."""
+"""What a run was made with and on: versions, hardware, source. All of it without importing torch.
 
+Asked once for a process: it is about the code that was imported, whatever has been changed on disk since.
+"""
+
+import functools
 import getpass
 import importlib.metadata
 import os
@@ -10,6 +14,7 @@ from pathlib import Path
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "mlflow", "numpy")
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Python's version and those of the packages that decide a result."""
     found = {"gradlab": importlib.metadata.version("gradlab"), "python": platform.python_version()}
@@ -21,6 +26,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def processor() -> str:
     """The CPU's model and the number of cores that this process may use."""
     model = platform.processor() or platform.machine()
@@ -41,6 +47,7 @@ def user() -> str:
         return str(os.getuid())
 
 
+@functools.cache
 def source() -> dict[str, str]:
     """The git commit of the code that runs, and whether its tree had changes; empty outside a repository."""
     folder = Path(__file__).parent

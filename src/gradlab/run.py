@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from gradlab.checkpoints import Checkpointer
     from gradlab.classifier import Classifier
+    from gradlab.data.datasets import Dataset
     from gradlab.data.datasets.base import Splits
     from gradlab.data.module import ImageData
     from gradlab.models.trace import Call
@@ -55,8 +56,28 @@ class Outcome:
         return self.metrics.get("best/val_accuracy")
 
 
-def run(config: Config, command: list[str]) -> Outcome:
-    """Train, test and record one run. ``command`` is the command line, for the record.
+@dataclass(frozen=True)
+class Place:
+    """The place of a run in a sweep, whose process makes its folder, ships its journal and tells how it gets on.
+
+    folder: of the run, made and empty.
+    parent: the id of the sweep's record.
+    point: the hash of the run's configuration.
+    interruption: how the sweep ends the run.
+    load: gives the images of a dataset, perhaps of the run before.
+    report: told of the training's progress.
+    """
+
+    folder: RunFolder
+    parent: str
+    point: str
+    interruption: Interruption
+    load: "Callable[[Dataset], Splits]"
+    report: "pl.Callback"
+
+
+def run(config: Config, command: list[str], place: Place | None = None) -> Outcome:
+    """Train, test and record one run. ``command`` is the command line, for the record; ``place`` that of a sweep's run.
 
     Raises:
         ConfigError: CUDA was asked for and does not work, or timm refuses its optimizer; no folder is made.
@@ -69,16 +90,16 @@ def run(config: Config, command: list[str]) -> Outcome:
         config.optimizer.check_in_timm()
     _try_network(config)
 
-    with Interruption() as interruption:
+    with place.interruption if place else Interruption() as interruption:
         # The run's folder and journal. From here on MLflow is imported and its store opened by a process beside this one.
         try:
-            folder = RunFolder.create(Path(config.output_dir).expanduser(), config.name)
+            folder = place.folder if place else RunFolder.create(Path(config.output_dir).expanduser(), config.name)
         except OSError as error:
             raise ConfigError(f"output_dir={config.output_dir} cannot hold a run's folder: {error}.") from error
         folder.config.write_text(OmegaConf.to_yaml(OmegaConf.create(config.composed)))
         journal = Journal(folder.journal)
-        _open_record(journal, config, folder, command)
-        shipper = Shipper(folder, config.tracking) if isinstance(config.tracking, MLflow) else None
+        _open_record(journal, config, folder, command, place)
+        shipper = Shipper(folder, config.tracking) if isinstance(config.tracking, MLflow) and not place else None
 
         with _end_recorded(journal, folder, shipper, interruption), contextlib.ExitStack() as cleanup:
             # What data.download=true asks for, in this thread: a signal must be able to end it.
@@ -86,7 +107,7 @@ def run(config: Config, command: list[str]) -> Outcome:
 
             # Data, while torch and Lightning are imported: seven seconds of imports on a slow machine.
             with concurrent.futures.ThreadPoolExecutor(1) as thread:
-                loading = thread.submit(config.data.load)
+                loading = thread.submit(place.load, config.data) if place else thread.submit(config.data.load)
                 from rich.console import Console
 
                 from gradlab import console as terminal
@@ -118,6 +139,7 @@ def run(config: Config, command: list[str]) -> Outcome:
                 },
             )
             callbacks: list[pl.Callback] = [terminal.ProgressReport(screen), checkpointer]
+            callbacks += [place.report] if place else []
             if every := config.trainer.probe_steps(config.horizon):
                 seen = sample(splits, prepared.data.normalization, probe.IMAGES, prepared.data.dtype)
                 callbacks.append(probe.LayerProbe(seen, every, folder.layer_states))
@@ -151,6 +173,7 @@ def run(config: Config, command: list[str]) -> Outcome:
             metrics = _summary(classifier, checkpointer)
             journal.metrics(classifier.steps_done, metrics)
             result = _result(config, status, metrics, classifier) | known_now | {"class_counts": balance.counts()}
+            result |= {"point": place.point} if place else {}
             result["seconds"] = {
                 "until_training": ready - began,
                 "training_steps": classifier.training_seconds,
@@ -322,11 +345,21 @@ def _require_cuda() -> None:
         )
 
 
-def _open_record(journal: Journal, config: Config, folder: RunFolder, command: list[str]) -> None:
+def _open_record(journal: Journal, config: Config, folder: RunFolder, command: list[str], place: Place | None) -> None:
     """The journal's first lines: who this run is, and its configuration."""
+    tags = {"gradlab.seed": str(config.seed), **about_process(folder, command)}
+    experiment = config.tracking.experiment if isinstance(config.tracking, MLflow) else "gradlab"
+    identity = f"{folder.path.name}.{secrets.token_hex(4)}"
+    sweep = {"parent": place.parent, "point": place.point} if place else {}
+    params = flat(config.composed)
+    journal.write("run", id=identity, name=config.name, experiment=experiment, params=params, tags=tags, **sweep)
+    journal.artifact(folder.config)
+
+
+def about_process(folder: RunFolder, command: list[str]) -> dict[str, str]:
+    """Tags of a run, or of a sweep, that say by whom, where, and with which versions it was made."""
     tags = {
         "gradlab.status": "running",
-        "gradlab.seed": str(config.seed),
         "gradlab.command": shlex.join(command),
         "gradlab.folder": str(folder.path),
         "gradlab.processor": environment.processor(),
@@ -340,20 +373,17 @@ def _open_record(journal: Journal, config: Config, folder: RunFolder, command: l
         tags[f"gradlab.git.{key}"] = value
         if key == "commit":
             tags["mlflow.source.git.commit"] = value
-    experiment = config.tracking.experiment if isinstance(config.tracking, MLflow) else "gradlab"
-    identity = f"{folder.path.name}.{secrets.token_hex(4)}"
-    journal.write("run", id=identity, name=config.name, experiment=experiment, params=_flat(config.composed), tags=tags)
-    journal.artifact(folder.config)
+    return tags
 
 
-def _flat(node: Any, path: str = "") -> dict[str, Any]:
+def flat(node: Any, path: str = "") -> dict[str, Any]:
     """``{"optimizer": {"lr": 0.1}}`` as ``{"optimizer.lr": 0.1}``; lists stay whole, written as JSON."""
     if not isinstance(node, dict):
         return {path: json.dumps(node) if isinstance(node, list) else "null" if node is None else node}
-    flat: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for key, child in node.items():
-        flat |= _flat(child, f"{path}.{key}" if path else str(key))
-    return flat
+        leaves |= flat(child, f"{path}.{key}" if path else str(key))
+    return leaves
 
 
 def _close_record(journal: Journal, status: str, classifier: "Classifier") -> None:
@@ -380,8 +410,9 @@ def _end_recorded(
     try:
         yield
     except BaseException as error:
-        # Lightning turns a signal outside of training into SystemExit.
-        killed = isinstance(error, KeyboardInterrupt | SystemExit)
+        # Lightning turns a signal outside of training into SystemExit; without a signal it is the run's own sys.exit.
+        quitting = isinstance(error, SystemExit) and not interruption() and type(error) is SystemExit
+        killed = isinstance(error, KeyboardInterrupt | SystemExit) and not quitting
         reason = "interrupted" if killed else f"{type(error).__name__}: {error}"
         status = "killed" if killed else "failed"
         with contextlib.suppress(OSError):
@@ -396,6 +427,8 @@ def _end_recorded(
             journal.close()
         if shipper is not None:
             shipper.finish()
+        if quitting:
+            raise GradlabError(f"The run ended itself by sys.exit({error.code!r}).") from error  # type: ignore[attr-defined]
         if isinstance(error, SystemExit):
             raise Interrupted(interruption.signum or signal.SIGINT) from error
         if isinstance(error, RuntimeError):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -141,8 +142,8 @@ def without_secret(text: str) -> str:
 
 
 def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """The cores that this process may use; a worker of a sweep is told its share of them."""
+    return min(len(os.sched_getaffinity(0)), int(os.environ.get("GRADLAB_CORES", sys.maxsize)))
 
 
 @TRACKING.register("none")

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -39,9 +39,10 @@ class RunFolder:
         self.skipped = self.path / "skipped_images.csv"
         self.shipped = self.path / "mlflow.json"
         self.shipper_log = self.path / "shipper.log"
+        self.console = self.path / "console.log"  # of a run in a sweep: the terminal shows the sweep
 
     @classmethod
-    def create(cls, parent: Path, name: str) -> "RunFolder":
+    def create(cls, parent: Path, name: str) -> Self:
         """A new folder in ``parent``, named by time and run, readable by its owner only.
 
         ``mkdir`` decides between two runs of one second and one name, so no folder is ever used twice.
@@ -67,3 +68,18 @@ class RunFolder:
         table = io.StringIO()
         csv.writer(table).writerows([("image", "reason"), *reasons.items()])
         write_atomically(self.skipped, table.getvalue())
+
+
+class SweepFolder(RunFolder):
+    """The files of one sweep below ``path``: what a run has, for the sweep as a whole, and the folders of its runs."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.record = self.path / "sweep.json"
+        self.runs = self.path / "runs"
+        self.lock = self.path / ".lock"
+        self.logs = self.path / "workers"
+
+    def run_folders(self) -> list[RunFolder]:
+        """The folders of the runs that have begun their journal, oldest first."""
+        return [RunFolder(journal.parent) for journal in sorted(self.runs.glob("*/journal.jsonl"))]

@@ -2,11 +2,13 @@
 
 It is the source of truth; MLflow is a view of it. Kinds of record:
 
-* ``run``: name, experiment, parameters, tags, start time. The first line.
+* ``run``: name, experiment, parameters, tags, start time; of a run in a sweep also the sweep's id (``parent``) and the
+  point's. The first line.
 * ``metrics``: step and values.
 * ``artifact``: a file or folder below the run's folder, and the artifact folder it belongs to.
 * ``tags``: tags that are known only later.
-* ``end``: status, FINISHED, FAILED or KILLED in MLflow's words. The last line.
+* ``end``: status, FINISHED, FAILED or KILLED in MLflow's words. The last line, unless a sweep was resumed:
+* ``resumed``: it runs again.
 
 Each record carries ``time``, milliseconds since 1970, and keeps it however often it is shipped. A value that is no
 finite number is written as ``"nan"``, ``"inf"`` or ``"-inf"``, which JSON lacks.

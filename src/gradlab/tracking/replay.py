@@ -6,6 +6,7 @@ changes nothing: rows keep their journal's times, and MLflow keeps one of equal 
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +28,17 @@ class Replay:
     """One journal on its way into one store.
 
     ``mlflow.json`` in the run's folder records which MLflow run it is and how many bytes of the journal are there.
+
+    Args:
+        folder: of the run.
+        uri: of the store.
+        opened: returns a client of it, for replays that share one; None for one of its own.
     """
 
-    def __init__(self, folder: RunFolder, uri: str) -> None:
+    def __init__(self, folder: RunFolder, uri: str, opened: "Callable[[], MlflowClient] | None" = None) -> None:
         self.folder = folder
         self.uri = uri
+        self._opened = opened or (lambda: open_client(uri))
         self.state = self._from_the_start()
         # None yet, or damaged: the run is found again by its tag.
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -104,7 +111,7 @@ class Replay:
     @property
     def client(self) -> "MlflowClient":
         if self._client is None:
-            self._client = open_client(self.uri)
+            self._client = self._opened()
         return self._client
 
     @property
@@ -135,7 +142,17 @@ class Replay:
         params = [Param(key, str(value)) for key, value in record["params"].items()]
         for first in range(0, len(params), BATCH_PARAMS):
             self.client.log_batch(self.run_id, params=params[first : first + BATCH_PARAMS])
-        self._log_tags(record["tags"])
+        parent = self._parent(experiment, record.get("parent"))
+        self._log_tags(record["tags"] | parent)
+
+    def _parent(self, experiment: str, identity: str | None) -> dict[str, str]:
+        """The tag that nests a sweep's run below the sweep, where that is in the store."""
+        found = identity and self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{identity}'", max_results=1)
+        return {"mlflow.parentRunId": found[0].info.run_id} if found else {}
+
+    def _ship_resumed(self, record: Record) -> None:
+        self.client.update_run(self.run_id, status="RUNNING")
+        self.state["ended"] = False
 
     def _ship_tags(self, record: Record) -> None:
         self._log_tags(record["tags"])

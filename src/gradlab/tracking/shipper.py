@@ -9,6 +9,7 @@ input is a pipe from the run: end of file means that the run is over, one way or
 
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -31,6 +32,10 @@ RHYTHM = (1.0, 10.0)
 costs 20 ms of a core that the training may be using with all its threads."""
 PATIENCE = 20.0
 """Seconds after the run's end for which a store that fails is tried again."""
+
+
+ENDS = {"killed": "KILLED", "failed": "FAILED"}
+"""Statuses of ours that MLflow has words for; for it all others are FINISHED."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def ship_until_over(folder: RunFolder, uri: str, run_is_over: threading.Event) -
             deadline = time.monotonic() + PATIENCE
             # A full disk must not keep a run that is over RUNNING in MLflow.
             with contextlib.suppress(OSError):
-                _end_journal_of_the_dead(folder)
+                end_journal_of_the_dead(folder)
         try:
             replay.ship()
             wait = min(1.5 * wait, RHYTHM[1])
@@ -131,13 +136,19 @@ def ship_until_over(folder: RunFolder, uri: str, run_is_over: threading.Event) -
             time.sleep(min(wait, max(0.5, deadline - time.monotonic() - 1)))
 
 
-def _end_journal_of_the_dead(folder: RunFolder) -> None:
-    """A run that vanished, killed or crashed, wrote no end: write it, so that it does not stay RUNNING for ever."""
+def end_journal_of_the_dead(folder: RunFolder, reason: str = "the process vanished", status: str = "killed") -> None:
+    """A run that vanished, killed or crashed, wrote no end: write it, so that it does not stay RUNNING for ever.
+
+    One that vanished with its result written is what the result says.
+    """
     kinds = [record["kind"] for record, _ in records(folder.journal)]
     if kinds and kinds[-1] != "end":
+        tags = {"gradlab.status": status, "gradlab.reason": reason}
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            tags["gradlab.status"] = status = json.loads(folder.result.read_text())["status"]
         journal = Journal(folder.journal)
-        journal.write("tags", tags={"gradlab.status": "killed", "gradlab.reason": "the process vanished"})
-        journal.write("end", status="KILLED")
+        journal.write("tags", tags=tags)
+        journal.write("end", status=ENDS.get(status, "FINISHED"))
         journal.close()
 
 

@@ -1,0 +1,1 @@
+"""Sweeps: what a Hydra multirun becomes. One file, one idea; ``session`` is the story."""

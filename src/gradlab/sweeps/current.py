@@ -1,0 +1,69 @@
+"""The sweep of this process: what ``entry`` begins and ends, and Hydra's launcher finds. Imports next to nothing.
+
+Hydra's sweeper calls the launcher once, or once for each batch of points that it decides on, and tells nobody which is the last.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from gradlab.errors import GradlabError
+
+if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
+    from omegaconf import DictConfig
+
+    from gradlab.sweeps.session import Session
+
+_CURRENT: ContextVar["Current"] = ContextVar("the sweep of this process")
+
+
+class Current:
+    """The place of a sweep, which is there from its first points on.
+
+    Args:
+        command: the command line, for the record.
+        explain: one message for an error of Hydra's.
+    """
+
+    def __init__(self, command: list[str], explain: Callable[[Exception], str]) -> None:
+        self.command = command
+        self.explain = explain
+        self.session: Session | None = None
+
+    @contextlib.contextmanager
+    def found_by_the_launcher(self) -> Iterator[None]:
+        token = _CURRENT.set(self)
+        try:
+            yield
+        finally:
+            _CURRENT.reset(token)
+
+    def finish(self, stopped: str | None = None) -> int:
+        """End the sweep, where there is one; see ``Session.finish``."""
+        return self.session.finish(stopped) if self.session else 0
+
+
+def launch(
+    loader: Any, master: "DictConfig", points: Sequence[list[str]], settings: dict[str, Any]
+) -> "list[JobReturn]":
+    """What the launcher does: run ``points`` in the sweep of this process, and hand Hydra a result for each.
+
+    A result is the best validation accuracy; None for a point that failed or diverged before the first validation.
+    """
+    from hydra.core.utils import JobReturn, JobStatus
+
+    from gradlab.sweeps.session import Session
+    from gradlab.sweeps.settings import launching
+
+    try:
+        current = _CURRENT.get()
+    except LookupError:
+        raise GradlabError("hydra/launcher=gradlab runs gradlab's train.py only.") from None
+    current.session = current.session or Session(current.command, current.explain)
+    accuracies = current.session.launch(loader, master, points, launching(settings))
+    return [
+        JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=accuracy)
+        for overrides, accuracy in zip(points, accuracies, strict=True)
+    ]

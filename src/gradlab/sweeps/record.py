@@ -1,0 +1,176 @@
+"""A sweep on disk: ``sweep.json``, and the lock that every process of the sweep holds.
+
+``sweep.json`` is for readers and may be a second old. What a point came to is decided by the folders of its runs, each of
+which knows its point; so nothing is lost with the process that runs the sweep.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from gradlab.config import Config
+from gradlab.errors import ConfigError
+from gradlab.tracking.folder import RunFolder, SweepFolder, write_atomically
+from gradlab.tracking.journal import records
+
+VERSION = 1
+DONE = ("finished", "diverged")
+"""What a point can come to that needs no other try: divergence is a result."""
+RHYTHM = 1.0
+"""Seconds between two writings of ``sweep.json``, at least."""
+
+
+@dataclass
+class Point:
+    """One point of a sweep.
+
+    id: hash of its resolved configuration.
+    name: by what distinguishes it.
+    overrides: as Hydra was given them.
+    config: frozen when the sweep began; None for a point of an earlier sweep that is not asked for now.
+    status: waiting, running, finished, diverged, failed or killed.
+    folder: of its last run, relative to the sweep's; None before the first.
+    tries: how many runs were begun for it.
+    reason: why it failed or was killed.
+    """
+
+    id: str
+    name: str
+    overrides: list[str]
+    config: Config | None = field(repr=False)
+    status: str = "waiting"
+    folder: str | None = None
+    tries: int = 0
+    reason: str | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.status in DONE
+
+
+@dataclass
+class SweepRecord:
+    """What ``sweep.json`` says."""
+
+    folder: SweepFolder
+    id: str
+    name: str
+    command: list[str]
+    created: str
+    swept: list[str]
+    points: list[Point]
+    status: str = "running"
+    parent_run_id: str | None = None
+    _written: float = field(default=0.0, repr=False)
+
+    @classmethod
+    def new(
+        cls, output_dir: Path, name: str, command: list[str], swept: list[str], points: list[Point]
+    ) -> "SweepRecord":
+        """A sweep in a new folder of its own."""
+        folder = SweepFolder.create(output_dir, f"sweep_{name}")
+        folder.runs.mkdir()
+        created = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        return cls(folder, secrets.token_hex(8), name, command, created, swept, points)
+
+    def write(self) -> None:
+        """Write ``sweep.json`` now. A disk that takes no more does not end the sweep."""
+        with contextlib.suppress(OSError, ValueError):
+            self.parent_run_id = json.loads(self.folder.shipped.read_text())["run_id"]
+        content = {"version": VERSION, "id": self.id, "name": self.name, "command": self.command}
+        content |= {"created": self.created, "status": self.status, "swept": self.swept}
+        content |= {"points": [_plain(point) for point in self.points], "parent_run_id": self.parent_run_id}
+        with contextlib.suppress(OSError):
+            write_atomically(self.folder.record, json.dumps(content, indent=1) + "\n")
+        self._written = time.monotonic()
+
+    def write_in_time(self) -> None:
+        """Write it if the last writing is a while ago."""
+        if time.monotonic() - self._written > RHYTHM:
+            self.write()
+
+    def count(self, *statuses: str) -> int:
+        return sum(point.status in statuses for point in self.points)
+
+
+def _plain(point: Point) -> dict[str, Any]:
+    return {key: value for key, value in vars(point).items() if key != "config"}
+
+
+def read(folder: SweepFolder) -> dict[str, Any] | None:
+    """What ``sweep.json`` in ``folder`` says; None where there is none that can be read."""
+    try:
+        content = json.loads(folder.record.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and content.get("version") == VERSION else None
+
+
+def outcomes(folder: SweepFolder) -> dict[str, list[tuple[RunFolder, str]]]:
+    """For each point's id the folders of its runs, oldest first, and what each came to (``killed`` without a result)."""
+    found: dict[str, list[tuple[RunFolder, str]]] = {}
+    for run in folder.run_folders():
+        first = next(records(run.journal), None)
+        if first is not None and "point" in first[0]:
+            found.setdefault(first[0]["point"], []).append((run, str(result_of(run).get("status", "killed"))))
+    return found
+
+
+def result_of(run: RunFolder) -> dict[str, Any]:
+    """The run's result; empty where it has none."""
+    try:
+        result = json.loads(run.result.read_text())
+    except (OSError, ValueError):
+        return {}
+    return result if isinstance(result, dict) else {}
+
+
+def restore(points: Sequence[Point], folder: SweepFolder) -> None:
+    """Set every point to what the folders of its runs say."""
+    found = outcomes(folder)
+    for point in points:
+        runs = found.get(point.id, [])
+        point.tries = max(point.tries, len(runs))
+        settled = [(run, status) for run, status in runs if status in DONE]
+        if runs:
+            run, point.status = (settled or runs)[-1]
+            point.folder = str(run.path.relative_to(folder.path))
+            point.reason = result_of(run).get("reason")
+        elif point.status in ("running", *DONE):  # it was about to begin, or its folder was deleted
+            point.status = "waiting"
+
+
+def lock(folder: SweepFolder, patience: float = 60.0) -> IO[str]:
+    """The open file whose lock says that a process of this sweep lives; workers and shipper inherit it.
+
+    Waits for what is left of an earlier process: its workers end by themselves, and its shipper when all is shipped.
+
+    Raises:
+        ConfigError: the sweep is running.
+    """
+    file = folder.lock.open("a+")
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip()
+            if (owner.isdigit() and Path(f"/proc/{owner}").exists()) or time.monotonic() > deadline:
+                file.close()
+                raise ConfigError(
+                    f"resume=true: the sweep in {folder.path} is still running (process {owner or 'unknown'})."
+                ) from None
+            time.sleep(0.1)
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file

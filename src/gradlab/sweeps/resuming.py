@@ -1,0 +1,60 @@
+"""``resume=true``: the earlier sweep of the same points, and what is missing in it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradlab.sweeps.record import Point, SweepRecord, read, restore
+from gradlab.tracking.folder import SweepFolder
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A sweep in the output folder, as its ``sweep.json`` has it."""
+
+    folder: SweepFolder
+    content: dict[str, Any]
+
+    @property
+    def ids(self) -> set[str]:
+        return {str(point["id"]) for point in self.content["points"]}
+
+
+def find(output_dir: Path, ids: set[str]) -> Earlier | None:
+    """The latest sweep in ``output_dir`` of exactly these points; else of these and others; else of some of these only.
+
+    A sweep that has a point which is not asked for and lacks one which is is another sweep.
+    """
+    earlier = []
+    for path in sorted(output_dir.glob("*_sweep_*"), reverse=True):  # names begin with the time
+        folder = SweepFolder(path)
+        content = read(folder)
+        if content is not None:
+            earlier.append(Earlier(folder, content))
+    same = [sweep for sweep in earlier if sweep.ids == ids]
+    larger = [sweep for sweep in earlier if sweep.ids > ids]
+    smaller = [sweep for sweep in earlier if ids > sweep.ids > set()]
+    return next(iter([*same, *larger, *smaller]), None)
+
+
+def resumed(earlier: Earlier, swept: list[str], points: Sequence[Point]) -> SweepRecord:
+    """The earlier sweep's record, gone on with: ``points`` are set to what they came to, and others are kept."""
+    content = earlier.content
+    asked = {point.id: point for point in points}
+    merged = []
+    for plain in content["points"]:
+        point = asked.pop(plain["id"], None) or Point(plain["id"], plain["name"], plain["overrides"], None)
+        point.name = plain["name"]
+        point.tries, point.status, point.reason = plain["tries"], plain["status"], plain["reason"]
+        merged.append(point)
+    merged += asked.values()
+    restore(merged, earlier.folder)
+    for point in merged:
+        if not point.done and point.config is not None:
+            point.status, point.reason = "waiting", None
+    keys = [*content["swept"], *(key for key in swept if key not in content["swept"])]
+    return SweepRecord(
+        earlier.folder, content["id"], content["name"], content["command"], content["created"], keys, merged,
+        parent_run_id=content["parent_run_id"],
+    )  # fmt: skip

@@ -1,0 +1,46 @@
+"""The settings of ``hydra/launcher=gradlab``, typed and checked."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gradlab.bounds import check_number
+from gradlab.errors import ConfigError, FieldError
+
+
+@dataclass(frozen=True)
+class Launching:
+    """How the points of a sweep are run; the numbers are in configs/hydra/launcher/gradlab.yaml.
+
+    workers: processes on the CPU, ≥ 1; or null for as many as there are cores for their threads and memory for them.
+    runs_per_gpu: processes to each GPU, ≥ 1.
+    fail_fast: whether the first failed point ends the sweep.
+    """
+
+    workers: int | None
+    runs_per_gpu: int
+    fail_fast: bool
+
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            check_number(self, "workers", at_least=1, at_most=1024)
+        check_number(self, "runs_per_gpu", at_least=1, at_most=64)
+
+
+def launching(values: dict[str, Any]) -> Launching:
+    """The typed settings.
+
+    Raises:
+        ConfigError: one is wrong or unknown.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Launching), OmegaConf.create(values))
+        settings = OmegaConf.to_object(merged)
+    except FieldError as error:
+        raise ConfigError(f"hydra.launcher.{error.field} {error.message}.") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"hydra.launcher.{error.full_key}: {str(error).splitlines()[0]}.") from error
+    assert isinstance(settings, Launching)
+    return settings

@@ -1,0 +1,125 @@
+"""What a person sees while a sweep runs: a live table on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from gradlab.sweeps.identity import setting
+from gradlab.sweeps.record import Point, SweepRecord
+
+if TYPE_CHECKING:
+    from gradlab.sweeps.workers import Worker
+
+SHOWN = 12
+"""Running points that the live table lists at most."""
+
+
+class Table:
+    """Counts, running points, the best setting so far, and the time left.
+
+    Args:
+        console: where to.
+        record: the sweep.
+        known: the best validation accuracies of points that were done before, by their names.
+        rhythm: seconds between plain lines.
+    """
+
+    def __init__(self, console: Console, record: SweepRecord, known: dict[str, float], rhythm: float = 10.0) -> None:
+        self.console = console
+        self.record = record
+        self.rhythm = rhythm
+        self._accuracies: dict[str, list[float]] = {}
+        for name, accuracy in known.items():
+            self._accuracies.setdefault(setting(name), []).append(accuracy)
+        self._live: Live | None = None
+        self._began = self._spoken = time.monotonic()
+        self._todo = self._settled = 0
+
+    def __enter__(self) -> "Table":
+        self._began = self._spoken = time.monotonic()
+        self._todo, self._settled = self.record.count("waiting"), 0
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
+            self._live = Live(console=self.console, transient=True, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    @property
+    def best_accuracy(self) -> float | None:
+        """The highest mean over a setting's seeds of the best validation accuracy."""
+        return max((sum(found) / len(found) for found in self._accuracies.values()), default=None)
+
+    def settled(self, point: Point, metrics: dict[str, float]) -> None:
+        """A point has come to something."""
+        self._settled += 1
+        if point.status == "finished" and "best/val_accuracy" in metrics:
+            self._accuracies.setdefault(setting(point.name), []).append(metrics["best/val_accuracy"])
+        if point.status == "failed":
+            self.say(f"{point.name}: failed: {point.reason}")
+
+    def say(self, line: str) -> None:
+        """One line of its own, above the table."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def update(self, workers: "Sequence[Worker]") -> None:
+        """Draw it again, where it is time to."""
+        now = time.monotonic()
+        if self._live is None:
+            if now - self._spoken >= self.rhythm:
+                self._spoken = now
+                self.say(self.line(workers) if any(worker.ready for worker in workers) else "workers are starting …")
+        elif now - self._spoken >= 0.25:
+            self._spoken = now
+            lines = [self.line(workers), *self._running(workers)]
+            self._live.update(Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines)), refresh=True)
+
+    def line(self, workers: "Sequence[Worker]" = ()) -> str:
+        """Where the sweep stands, in one line."""
+        record = self.record
+        parts = [f"{record.count('finished', 'diverged')}/{len(record.points)} done"]
+        counts = {status: record.count(status) for status in ("running", "waiting", "diverged", "failed", "killed")}
+        parts += [f"{count} {status}" for status, count in counts.items() if count]
+        if self._accuracies:
+            best, found = max(self._accuracies.items(), key=lambda item: sum(item[1]) / len(item[1]))
+            seeds = f", mean of {len(found)}" if len(found) > 1 else ""
+            parts.append(f"best so far {best and f'{best}: '}val {sum(found) / len(found):.2%}{seeds}")
+        left = self._seconds_left(workers)
+        if left is not None:
+            parts.append(f"{_clock(left)} left")
+        return "  ".join(parts)
+
+    def _running(self, workers: "Sequence[Worker]") -> list[str]:
+        lines = []
+        for worker in workers:
+            if worker.point is None:
+                lines.append("  " + ("free" if worker.ready else "starting …"))
+                continue
+            line = f"  {worker.point.name}"
+            if worker.said:
+                line += f"  step {worker.said['step']:,}/{worker.said['steps']:,}"
+                if worker.said["val"] is not None:
+                    line += f"  val {worker.said['val']:.1%}"
+            lines.append(line)
+        return [*lines[:SHOWN], *([f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])]
+
+    def _seconds_left(self, workers: "Sequence[Worker]") -> float | None:
+        """By the points done in this process and what the running ones have behind them."""
+        shares = [worker.said["step"] / worker.said["steps"] for worker in workers if worker.point and worker.said]
+        done = self._settled + sum(shares)
+        if done < 1 or not workers:
+            return None
+        return float((time.monotonic() - self._began) * max(0.0, self._todo - done) / done)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
