@@ -232,7 +232,7 @@ def test_without_timm_it_says_how_to_install_it(tmp_path: Path) -> None:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return torchvision.models.resnet18(num_classes=6).state_dict()
+        return dict(torchvision.models.resnet18(num_classes=6).state_dict())
 
 
 def saved(tensors: dict[str, torch.Tensor], path: Path) -> str:

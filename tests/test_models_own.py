@@ -18,6 +18,7 @@ from gradlab.initializers import He, initialize
 from gradlab.layers import PreActivation, SamePool
 from gradlab.models.base import StartsFromImages, build_network
 from gradlab.models.deepobs import ThreeConvolutionsThreeDense, TwoConvolutionsTwoDense
+from gradlab.models.networks.speed import SpeedNet
 from gradlab.models.networks.vit import Attention
 from gradlab.models.size import parameter_count
 from gradlab.models.speed import Speed
@@ -31,7 +32,15 @@ TWO, THREE, SPEED = TwoConvolutionsTwoDense("2c2d"), ThreeConvolutionsThreeDense
 
 
 def vit(**changed: Any) -> ViT:
-    numbers = {"patch": 4, "depth": 2, "width": 24, "heads": 3, "mlp_ratio": 2.0, "dropout": 0.0, "pool": "mean"}
+    numbers: dict[str, Any] = {
+        "patch": 4,
+        "depth": 2,
+        "width": 24,
+        "heads": 3,
+        "mlp_ratio": 2.0,
+        "dropout": 0.0,
+        "pool": "mean",
+    }
     return ViT("vit", **(numbers | changed))
 
 
@@ -88,9 +97,9 @@ def test_speed_whitens_patches(channels: int) -> None:
     splits = splits_of(noise(200, channels, 10, 10))
     images = sample_images(splits, Normalization.of(splits.train), 200)
     network = build_network(SPEED, images_of(channels, 10, 10), seed=0)
-    assert isinstance(network, StartsFromImages)
+    assert isinstance(network, SpeedNet)
     network.start_from_images(images)
-    layer = network.whitening_layer  # type: ignore[attr-defined]
+    layer = network.whitening_layer
     half = 4 * channels
     assert layer.weight.shape == (2 * half, channels, 2, 2)
     assert torch.equal(layer.weight[half:], -layer.weight[:half])
@@ -100,9 +109,9 @@ def test_speed_whitens_patches(channels: int) -> None:
     assert (moments.diag() > 0.9).all()  # below 1 by the 0.0005 that is added to each variance
     assert (moments.diag() < 1.001).all()
     again = build_network(SPEED, images_of(channels, 10, 10), seed=1)
-    assert isinstance(again, StartsFromImages)
+    assert isinstance(again, SpeedNet)
     again.start_from_images(images)
-    assert torch.equal(again.whitening_layer.weight, layer.weight)  # type: ignore[attr-defined]
+    assert torch.equal(again.whitening_layer.weight, layer.weight)
 
 
 def test_no_initialiser_and_no_step_touches_the_whitening() -> None:
@@ -112,6 +121,7 @@ def test_no_initialiser_and_no_step_touches_the_whitening() -> None:
     initialize(network, He("he", 1.0, "fan_in", "normal"), seed=0)
     assert torch.equal(weight, before)
     assert not weight.requires_grad
+    assert isinstance(network, StartsFromImages)
     assert network.get_parameter("whitening.bias").requires_grad
 
 

@@ -137,13 +137,19 @@ def test_a_transformers_two_shortcuts_lead_past_attention_and_past_the_mlp() -> 
     _, block, _, _ = drawn(ViT("vit", 4, 5, 12, 3, 2.0, 0.0, "mean"))
     assert isinstance(block, Frame)
     assert (block.title, block.times) == ("transformer block", 5)
-    norm, attention, first, other_norm, up, down, second = block.items
+    rows: list[Any] = block.items
+    norm, attention, first, other_norm, up, down, second = rows
     assert [row.text for row in (norm, attention, other_norm, up, down)] == [
         "LayerNorm", "self-attention, 3 heads", "LayerNorm", "linear layer, 24 units", "linear layer, 12 units",
     ]  # fmt: skip
     assert first.around.isdisjoint(second.around)
     assert attention.calls[0] in first.around
     assert set(up.calls) <= second.around
+
+
+def parameters(item: Any) -> int:
+    inner = sum(map(parameters, item.items)) if isinstance(item, Frame) else int(item.parameters)
+    return inner * int(getattr(item, "times", 1))
 
 
 @pytest.mark.parametrize(
@@ -162,12 +168,7 @@ def test_deep_networks_fit_on_a_page_and_lose_no_parameter(chosen: Any, spec: Da
     items = outline(trace(network, spec.image_shape))
     rows = list(boxes(items))
     assert len(rows) <= 30
-    total = sum(
-        item.times * sum(row.parameters * getattr(row, "times", 1) for row in item.items)
-        if isinstance(item, Frame)
-        else item.parameters * getattr(item, "times", 1)
-        for item in items
-    )
+    total = sum(parameters(item) for item in items)
     # Of unlike rows in one, the mean is kept, rounded down.
     assert parameter_count(network) - 40 <= total <= parameter_count(network)
 

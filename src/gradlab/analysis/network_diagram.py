@@ -253,8 +253,12 @@ class _Outliner:
     def _extend(self, items: list[Item], inner: list[Item]) -> None:
         """Append the rows of a container; the first may belong to the row before."""
         first, before = (inner[0] if inner else None), (items[-1] if items else None)
-        small = isinstance(first, Box) and first.role in ("norm", "change")
-        if small and isinstance(before, Box) and self._source(self.calls[first.calls[0]]) == before.last:
+        if (
+            isinstance(first, Box)
+            and isinstance(before, Box)
+            and first.role in ("norm", "change")
+            and self._source(self.calls[first.calls[0]]) == before.last
+        ):
             before.extras += [first.text, *first.extras]
             before.last, before.shape = first.last, first.shape
             before.parameters += first.parameters
