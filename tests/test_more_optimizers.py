@@ -456,6 +456,18 @@ def test_muons_step_on_a_convolution_is_that_on_its_matrix() -> None:
     torch.testing.assert_close(ends[2], ends[0], rtol=0, atol=1e-12)
 
 
+def test_muons_step_keeps_its_precision_within_autocast() -> None:
+    ends = []
+    for within in (True, False):
+        weight = nn.Parameter(torch.eye(8, 6))
+        optimizer = choice("muon").build([("0.weight", weight), *named(("1.weight", (2, 2)))])
+        weight.grad = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+        with torch.autocast("cpu", torch.bfloat16, enabled=within):
+            optimizer.step()
+        ends.append(weight.detach())
+    assert torch.equal(ends[0], ends[1])
+
+
 def test_muon_is_torchs_up_to_its_bfloat16() -> None:
     ends = []
     gradients = torch.randn(20, 12, 8, generator=torch.Generator().manual_seed(0))
