@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=100_000)
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("overrides", nargs="*", help="as for train.py")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gradlab-streaming-") as temporary:
@@ -107,14 +108,14 @@ def main() -> None:
             sys.executable, str(ROOT / "train.py"), "data=image_folder", f"data.root={folder / 'pictures'}",
             f"data.cache_dir={folder / 'cache'}", "data.stream=always", f"data.val_fraction={few}",
             f"data.test_fraction={few}", "data.batch_size=32", "model=cnn", "model.channels=[8,16,32]",
-            "trainer.max_epochs=null", f"trainer.max_steps={arguments.steps}", "tracking=none", *arguments.overrides,
+            "trainer.max_epochs=null", f"trainer.max_steps={arguments.steps}", "tracking=none", "plots=false", *arguments.overrides,
         ]  # fmt: skip
-        for which in ("first", "second"):
+        for number in range(1, arguments.runs + 1):
             found = measure(command, folder)
             result = json.loads(sorted((folder / "outputs").glob("*/result.json"))[-1].read_text())
             images = 32 * arguments.steps / result["seconds"]["training_steps"]
             print(
-                f"{which} run: peak {found['peak_pss_gb']:.2f} GB in {found['processes']} processes, {images:,.0f} images/s "
+                f"run {number}: peak {found['peak_pss_gb']:.2f} GB in {found['processes']} processes, {images:,.0f} images/s "
                 f"in training, {result['seconds']['until_training']:.0f} s before it, {found['seconds']:.0f} s in all",
                 flush=True,
             )

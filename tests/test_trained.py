@@ -17,7 +17,7 @@ from PIL import Image
 from gradlab.checkpoints import load_checkpoint, save_checkpoint
 from gradlab.cli import main
 from gradlab.errors import CheckpointError, ConfigError, GradlabError
-from gradlab.trained.evaluate import answer, dataset_of, measures, part, wilson
+from gradlab.trained.evaluate import answer, dataset_of, measures, parts_of, wilson
 from gradlab.trained.find import find_run
 from gradlab.trained.network import Trained, open_trained
 from processes import Finished, gradlab, train
@@ -132,8 +132,8 @@ def test_opening_imports_nothing_that_a_checkpoint_names(checkpoint: Path, tmp_p
 
 def test_all_is_every_image_once(trained: Trained) -> None:
     splits = dataset_of(trained, []).load()
-    assert len(part(splits, "all")) == 1797
-    assert len(part(splits, "val")) == len(splits.val)
+    assert sum(len(examples) for examples in parts_of(splits, "all")) == 1797
+    assert parts_of(splits, "val") == [splits.val]
 
 
 def test_measures_by_hand() -> None:

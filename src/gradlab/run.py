@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from omegaconf import OmegaConf
 
 from gradlab import environment
@@ -190,7 +191,9 @@ def run(config: Config, command: list[str], place: Place | None = None) -> Outco
                 draw_run(folder, config.spec, splits, classifier)
                 about = f"{getattr(config.model, 'arch', config.model.name)} on {config.data.name}"
                 loss = config.loss.name.replace("_", " ")
-                draw_network(folder.plots / "network.png", prepared.calls, splits.test.images[0], about, loss)
+                draw_network(
+                    folder.plots / "network.png", prepared.calls, splits.test.at(np.zeros(1, np.int64))[0], about, loss
+                )
                 if folder.layer_states.exists():
                     from gradlab.analysis.layers_figure import layers_figure
 

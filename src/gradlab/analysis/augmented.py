@@ -35,7 +35,7 @@ def augmented(train: Examples, classes: tuple[str, ...], augmenter: "Augmenter")
     batch; its shares are written below it. ``augmenter`` is one for the CPU.
     """
     firsts = np.unique(train.labels, return_index=True)[1][:ROWS]
-    images, labels = torch.from_numpy(train.images[firsts]), torch.from_numpy(train.labels[firsts])
+    images, labels = torch.from_numpy(train.at(firsts)), torch.from_numpy(train.labels[firsts])
     epochs = [augmenter(Batch(images, labels), Pick(epoch, torch.from_numpy(firsts))) for epoch in range(EPOCHS)]
     mixed = epochs[0].share is not None
     rows, columns = len(firsts), EPOCHS + 1

@@ -9,7 +9,7 @@ sees. So every source gives the same batches.
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -254,6 +254,11 @@ class TrainingChunks:
     def _made_from(self, first_step: int) -> Iterator[Batch]:
         ours, theirs = itertools.tee(self.picks(first_step))  # a source may read ahead
         return map(self.preparation.training, self.source.batches(theirs), ours)
+
+
+def evaluation_batch(image_shape: Sequence[int]) -> int:
+    """Images that are judged at once: 500, and fewer of those above 64×64 in RGB, whose activations would fill the memory."""
+    return max(1, min(500, 6_200_000 // math.prod(image_shape)))
 
 
 class EvaluationBatches:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -10,12 +9,17 @@ import torch
 from gradlab.data.augment import Augmentation
 from gradlab.data.augmenter import Augmenter
 from gradlab.data.datasets.base import Splits, StreamedExamples
-from gradlab.data.device import DeviceImages, EvaluationBatches, Normalization, Preparation, Source, TrainingChunks
+from gradlab.data.device import (
+    DeviceImages,
+    EvaluationBatches,
+    Normalization,
+    Preparation,
+    Source,
+    TrainingChunks,
+    evaluation_batch,
+)
 from gradlab.data.stream import StreamedImages
 from gradlab.durations import Horizon
-
-_EVALUATED = 6_200_000
-"""Numbers in an evaluation batch: 500 RGB images of 64×64, and of larger ones fewer, whose activations would fill memory."""
 
 
 class ImageData(pl.LightningDataModule):
@@ -73,12 +77,8 @@ class ImageData(pl.LightningDataModule):
         train, total = self._sources["train"], sum(examples.decoded_bytes for examples in splits.values())
         if not isinstance(train, StreamedImages):
             return f"{_bytes(total)} on the device"
-        by = (
-            f"by {train.workers} workers ({_bytes(total)} decoded)"
-            if train.workers
-            else f"from memory ({_bytes(total)})"
-        )
-        return f"streamed {by}"
+        by = f"by {train.workers} workers" if train.workers else "from memory"
+        return f"{_bytes(total)} decoded, streamed {by}"
 
     def augmenter(self, device: torch.device | str) -> Augmenter | None:
         """The run's augmentations, for images on ``device``; None where there are none."""
@@ -110,12 +110,8 @@ class ImageData(pl.LightningDataModule):
         return self._evaluation("test")
 
     def _evaluation(self, name: str) -> EvaluationBatches:
-        pixels = math.prod(self.splits.train.image_shape)
-        return EvaluationBatches(self._sources[name], self._preparation, max(1, min(500, _EVALUATED // pixels)))
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Nothing to move: batches are made on the device."""
-        return batch
+        size = evaluation_batch(self.splits.train.image_shape)
+        return EvaluationBatches(self._sources[name], self._preparation, size)
 
 
 def _free(device: torch.device, share: float) -> float:

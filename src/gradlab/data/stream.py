@@ -1,12 +1,13 @@
 """Images that do not fit on the training device: read by worker processes, a few batches ahead of the training step."""
 
-import contextlib
 import shutil
 import signal
+import sys
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,15 @@ class StreamedImages:
             generator=torch.Generator(),  # else a seed for the workers is drawn from the run's own
         )
         iterator = iter(loader)
+        _CHILDREN.install()
         self._open.add(iterator)
         try:
-            for images, labels in iterator:
+            while True:
+                with _CHILDREN:
+                    batch = next(iterator, None)
+                if batch is None:
+                    return
+                images, labels = batch
                 if isinstance(images, str):
                     raise DataError(images)
                 images, labels = torch.as_tensor(images), torch.as_tensor(labels)
@@ -87,8 +94,48 @@ class StreamedImages:
             _shut_down({iterator})
 
 
+class _Children:
+    """Lets torch say that a worker has ended only where a batch is waited for.
+
+    torch says it in a signal handler, which raises wherever the main thread is: in the midst of a step, or between taking
+    and releasing a lock, which then stays taken.
+    """
+
+    def __init__(self) -> None:
+        self.torchs: Callable[[int, FrameType | None], Any] | None = None
+        self.waiting = self.noted = False
+
+    def install(self) -> None:
+        """Stand before the handler that torch has installed with its first workers."""
+        handler = signal.getsignal(signal.SIGCHLD)
+        if callable(handler) and handler != self.handle:
+            self.torchs = handler
+            signal.signal(signal.SIGCHLD, self.handle)
+
+    def handle(self, signum: int, frame: FrameType | None) -> None:
+        self.noted = True
+        if self.waiting:
+            self._ask()
+
+    def __enter__(self) -> None:
+        self.waiting = True
+        if self.noted:
+            self._ask()
+
+    def __exit__(self, *exception: object) -> None:
+        self.waiting = False
+
+    def _ask(self) -> None:
+        self.noted = False
+        if self.torchs is not None:
+            self.torchs(signal.SIGCHLD, None)  # raises RuntimeError where a worker has not ended in good order
+
+
+_CHILDREN = _Children()
+
+
 def is_lost_worker(error: BaseException) -> bool:
-    """Whether torch says that a process which decodes has ended; it may say so in the midst of anything."""
+    """Whether torch says that a process which decodes has ended."""
     return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
 
 
@@ -150,10 +197,24 @@ def _begin_worker(worker: int) -> None:
     # needs its workers, and ends them itself; where it is killed, they notice.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
+    # A worker's errors go to the run as batches do. This only prints when a run that failed hangs up on a worker.
+    sys.excepthook = lambda *_: None
 
 
 def _shut_down(iterators: set[Any]) -> None:
-    for iterator in list(iterators):
-        with contextlib.suppress(AttributeError):  # an iterator without workers has nothing to shut down
-            iterator._shutdown_workers()
-    iterators.clear()
+    waiting, _CHILDREN.waiting = (
+        _CHILDREN.waiting,
+        False,
+    )  # Python may clear an iterator away while another is waited for
+    try:
+        for iterator in list(iterators):
+            workers = getattr(iterator, "_workers", [])  # one without workers has nothing to shut down
+            if workers:
+                iterator._shutdown_workers()
+            for worker in workers:
+                if worker.is_alive():  # it may wait for a lock that another took with it when it was killed
+                    worker.kill()
+                    worker.join()
+        iterators.clear()
+    finally:
+        _CHILDREN.waiting = waiting

@@ -17,8 +17,9 @@ from rich.table import Table
 from torch.nn import functional as F
 
 from gradlab.config import Origin, choice
-from gradlab.data.datasets.base import Dataset, Examples, Splits
-from gradlab.data.device import DeviceImages
+from gradlab.data.datasets.base import Dataset, Examples, Splits, StreamedExamples
+from gradlab.data.device import DeviceImages, Source, evaluation_batch
+from gradlab.data.stream import StreamedImages
 from gradlab.entry import CONFIGS, explain
 from gradlab.errors import ConfigError
 from gradlab.trained.find import Found
@@ -53,9 +54,9 @@ def evaluate(
     trained = open_trained(found.checkpoint, device, imports)
     dataset = dataset_of(trained, overrides)
     labels_of = fit_of_classes(trained, dataset)
-    examples = part(dataset.load(), split)
-    answers = answer(trained, examples)
-    labels = np.array(labels_of)[examples.labels]
+    parts = parts_of(dataset.load(), split)
+    answers = torch.cat([answer(trained, examples) for examples in parts])
+    labels = np.array(labels_of)[np.concatenate([examples.labels for examples in parts])]
     report = {
         "run": found.said,
         "data": dataset.name,
@@ -126,18 +127,18 @@ def note(trained: Trained, dataset: Dataset) -> str | None:
     return f"data.{moved[0]} is not that of the run, so the network may have been trained on some of these images"
 
 
-def part(splits: Splits, split: str) -> Examples:
-    """One split, or all three joined."""
-    if split != "all":
-        return getattr(splits, split)  # type: ignore[no-any-return]
-    parts = (splits.train, splits.val, splits.test)
-    return Examples(np.concatenate([p.images for p in parts]), np.concatenate([p.labels for p in parts]))
+def parts_of(splits: Splits, split: str) -> list[Examples]:
+    """One split, or all three."""
+    names = ("train", "val", "test") if split == "all" else (split,)
+    return [getattr(splits, name) for name in names]
 
 
-def answer(trained: Trained, examples: Examples, batch_size: int = 500) -> torch.Tensor:
+def answer(trained: Trained, examples: Examples) -> torch.Tensor:
     """Logits [n, classes], float32 or float64, on the CPU."""
-    source = DeviceImages(examples, trained.device)
-    return torch.cat([trained.logits(raw).cpu() for raw in source.in_order(batch_size)])
+    where = StreamedImages if isinstance(examples, StreamedExamples) else DeviceImages
+    source: Source = where(examples, trained.device)
+    batches = source.in_order(evaluation_batch(examples.image_shape))
+    return torch.cat([trained.logits(raw).cpu() for raw in batches])
 
 
 def measures(logits: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...]) -> dict[str, Any]:
