@@ -17,7 +17,7 @@ from gradlab.config import build_config
 from gradlab.errors import FieldError
 from gradlab.optimizers import OPTIMIZERS, AdamW
 from gradlab.optimizers.muon import hidden_matrices
-from gradlab.run import lightning_trainer, prepare
+from gradlab.prepare import lightning_trainer, prepare
 from gradlab.tracking.journal import Journal
 from test_optimizers import Tensors, Update, learning_rates, start, torch_path, wavy_loss
 
