@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-import gradlab.data.stream
 from folders import image_folder, make_folder, pack
+from gradlab.data import stream
 from gradlab.data.datasets.base import Examples, Splits, StreamedExamples
 from gradlab.data.device import DeviceImages, Normalization, Pick
 from gradlab.data.stream import StreamedImages, is_lost_worker
@@ -87,7 +87,7 @@ def test_moments_are_numpys_sums() -> None:
 def test_streamed_batches_are_those_of_the_device(
     resident: Splits, streamed: Splits, workers: int, through: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradlab.data.stream, "_fits_shared", lambda *_: through == "shared memory")
+    monkeypatch.setattr(stream, "_fits_shared", lambda *_: through == "shared memory")
     lazy, plain = StreamedImages(streamed.train, CPU), DeviceImages(resident.train, CPU)
     lazy.workers = workers
     assert len(lazy) == len(plain)
