@@ -195,13 +195,13 @@ def arguments(folder: Path, *more: str) -> list[str]:
 
 def test_a_streamed_run_trains_the_same_network(folder: Path, tmp_path: Path) -> None:
     results = {}
-    for stream, plots in (("never", "false"), ("always", "true")):
-        (tmp_path / stream).mkdir()
-        more = [f"data.stream={stream}", "trainer.max_epochs=2", f"plots={plots}", "data.workers=2"]
-        finished = train(tmp_path / stream, *arguments(folder, *more))
+    for mode, plots in (("never", "false"), ("always", "true")):
+        (tmp_path / mode).mkdir()
+        more = [f"data.stream={mode}", "trainer.max_epochs=2", f"plots={plots}", "data.workers=2"]
+        finished = train(tmp_path / mode, *arguments(folder, *more))
         assert finished.status == 0, finished.err
         assert finished.err == ""
-        results[stream] = finished
+        results[mode] = finished
     assert "8.5 kB on the device" in results["never"].out
     assert "8.5 kB decoded, streamed by 2 workers" in results["always"].out
     for key in ("parameters_sha256", "data_sha256", "metrics"):
