@@ -33,7 +33,7 @@ from gradlab.config import Config, build_config
 from gradlab.data.datasets.base import Splits
 from gradlab.entry import CONFIGS
 from gradlab.initializers import initialize
-from gradlab.run import lightning_trainer, prepare
+from gradlab.prepare import lightning_trainer, prepare
 from gradlab.tracking.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[1]

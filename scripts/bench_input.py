@@ -35,7 +35,7 @@ from gradlab import environment
 from gradlab.config import build_config
 from gradlab.data.datasets.base import Splits
 from gradlab.entry import CONFIGS
-from gradlab.run import image_data
+from gradlab.prepare import image_data
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 128

@@ -13,7 +13,7 @@ from gradlab.config import build_config
 from gradlab.data.balance import ClassBalance, balanced_weights
 from gradlab.data.datasets.base import Examples, Splits
 from gradlab.errors import DataError
-from gradlab.run import prepare
+from gradlab.prepare import prepare
 from gradlab.tracking.journal import Journal
 from processes import train
 

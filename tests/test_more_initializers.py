@@ -11,6 +11,7 @@ from gradlab.data.spec import DataSpec
 from gradlab.errors import FieldError
 from gradlab.initializers import (
     INITIALIZERS,
+    LSUV,
     Constant,
     Default,
     LeCun,
@@ -188,5 +189,55 @@ def test_a_wrong_number_is_refused_by_its_name(make: Any, field: str) -> None:
 
 
 def test_every_initializer_has_its_test() -> None:
-    here = {"constant", "uniform", "truncated_normal", "lecun", "orthogonal", "default"}
+    here = {"lsuv", "constant", "uniform", "truncated_normal", "lecun", "orthogonal", "default"}
     assert here | {"zeros", "normal", "xavier", "he"} == set(INITIALIZERS)
+
+
+# ----------------------------------------------------------------------------------------------------------------- lsuv
+
+
+def lsuv_network() -> torch.nn.Sequential:
+    first, second = torch.nn.Conv2d(1, 8, 3), torch.nn.Linear(8 * 36, 20)
+    return torch.nn.Sequential(
+        first, torch.nn.ReLU(), torch.nn.Flatten(), second, torch.nn.ReLU(), torch.nn.Linear(20, 3)
+    )
+
+
+def some_images() -> torch.Tensor:
+    return 3 * torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(5)) + 1
+
+
+def test_lsuv_makes_the_variance_of_every_layer_one() -> None:
+    model, images = lsuv_network(), some_images()
+    lsuv = LSUV("lsuv", images=64, tolerance=0.001, max_iterations=10)
+    initialize(model, lsuv, seed=0)
+    lsuv.calibrate(model, images)
+    seen = images
+    for layer in model:
+        seen = layer(seen)
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+            assert abs(seen.double().var(correction=0).item() - 1) < 0.001
+
+
+def test_lsuv_scales_orthonormal_weights_and_leaves_the_rest() -> None:
+    model = lsuv_network()
+    lsuv = LSUV("lsuv", images=64, tolerance=0.01, max_iterations=10)
+    initialize(model, lsuv, seed=0)
+    keep(model[3])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    lsuv.calibrate(model, some_images())
+    weight = model.get_parameter("0.weight").detach().flatten(1)
+    gram = weight @ weight.T
+    torch.testing.assert_close(gram / gram[0, 0], torch.eye(8), rtol=1e-5, atol=1e-5)
+    assert torch.equal(model.get_parameter("3.weight"), before["3.weight"])
+    assert not torch.equal(model.get_parameter("0.weight"), before["0.weight"])
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in before if name.endswith("bias"))
+    assert model.training
+
+
+def test_lsuv_leaves_a_layer_that_nothing_reaches() -> None:
+    model = lsuv_network()
+    lsuv = LSUV("lsuv", images=64, tolerance=0.01, max_iterations=10)
+    initialize(model, lsuv, seed=0)
+    lsuv.calibrate(model, torch.zeros(4, 1, 8, 8))
+    assert all(parameter.isfinite().all() for parameter in model.parameters())

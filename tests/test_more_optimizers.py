@@ -17,7 +17,7 @@ from gradlab.config import build_config
 from gradlab.errors import FieldError
 from gradlab.optimizers import OPTIMIZERS, AdamW
 from gradlab.optimizers.muon import hidden_matrices
-from gradlab.run import lightning_trainer, prepare
+from gradlab.prepare import lightning_trainer, prepare
 from gradlab.tracking.journal import Journal
 from test_optimizers import Tensors, Update, learning_rates, start, torch_path, wavy_loss
 
@@ -454,6 +454,18 @@ def test_muons_step_on_a_convolution_is_that_on_its_matrix() -> None:
         ends.append(weight.detach().flatten(1))
     torch.testing.assert_close(ends[1], ends[0], rtol=0, atol=1e-12)
     torch.testing.assert_close(ends[2], ends[0], rtol=0, atol=1e-12)
+
+
+def test_muons_step_keeps_its_precision_within_autocast() -> None:
+    ends = []
+    for within in (True, False):
+        weight = nn.Parameter(torch.eye(8, 6))
+        optimizer = choice("muon").build([("0.weight", weight), *named(("1.weight", (2, 2)))])
+        weight.grad = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+        with torch.autocast("cpu", torch.bfloat16, enabled=within):
+            optimizer.step()
+        ends.append(weight.detach())
+    assert torch.equal(ends[0], ends[1])
 
 
 def test_muon_is_torchs_up_to_its_bfloat16() -> None:

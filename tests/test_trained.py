@@ -3,13 +3,19 @@
 import csv
 import io
 import json
+import re
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from gradlab.checkpoints import load_checkpoint, save_checkpoint
+from gradlab.cli import main
 from gradlab.errors import CheckpointError, ConfigError, GradlabError
 from gradlab.trained.evaluate import answer, dataset_of, measures, parts_of, wilson
 from gradlab.trained.find import find_run
@@ -152,21 +158,50 @@ def test_wilson_interval(right: int, images: int, low: float, high: float) -> No
     assert wilson(right, images) == pytest.approx([low, high], abs=5e-5)
 
 
-def test_evaluate_as_a_command(finished: Finished) -> None:
+@dataclass(frozen=True)
+class Told:
+    """What a command said, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(finished: Finished, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> "Command":
+    """The gradlab command in the folder of the run, in this process: a process of its own imports torch each time."""
+    monkeypatch.chdir(finished.folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def run(*arguments: str) -> Told:
+        status = main([*arguments])
+        said = capsys.readouterr()
+        return Told(status, said.out, said.err)
+
+    return run
+
+
+Command = Callable[..., Told]
+
+
+def test_evaluate_in_a_process(finished: Finished) -> None:
     told = gradlab(finished.folder, "evaluate", "latest")
     assert told.status == 0, told.err
     assert f"{finished.result['metrics']['test/accuracy']:.2%}" in told.out
     assert "359 images" in told.out
-    report = json.loads(gradlab(finished.folder, "evaluate", "best", "--format", "json").out)
+
+
+def test_evaluate_for_programs(finished: Finished, command: Command) -> None:
+    report = json.loads(command("evaluate", "best", "--format", "json").out)
     assert report["accuracy"] == finished.result["metrics"]["test/accuracy"]
     assert report["note"] is None
-    rows = list(csv.DictReader(io.StringIO(gradlab(finished.folder, "evaluate", "best", "--format", "csv").out)))
+    rows = list(csv.DictReader(io.StringIO(command("evaluate", "best", "--format", "csv").out)))
     assert [row["class"] for row in rows] == list("0123456789")
     assert sum(int(row["images"]) for row in rows) == 359
 
 
-def test_evaluate_warns_of_images_that_were_trained_on(finished: Finished) -> None:
-    told = gradlab(finished.folder, "evaluate", "latest", "data.split_seed=1", "--split", "test")
+def test_evaluate_warns_of_images_that_were_trained_on(command: Command) -> None:
+    told = command("evaluate", "latest", "data.split_seed=1", "--split", "test")
     assert told.status == 0, told.err
     assert "data.split_seed is not that of the run" in told.out
 
@@ -181,9 +216,72 @@ def test_evaluate_warns_of_images_that_were_trained_on(finished: Finished) -> No
         (["latest", "data.val_fraction=2"], "data.val_fraction must be"),
     ],
 )
-def test_a_mistake_is_one_line(arguments: list[str], expected: str, finished: Finished) -> None:
-    told = gradlab(finished.folder, "evaluate", *arguments)
+def test_a_mistake_is_one_line(arguments: list[str], expected: str, command: Command) -> None:
+    told = command("evaluate", *arguments)
     assert told.status == 2
     assert told.err.count("\n") == 1
     assert expected in told.err
     assert told.out == ""
+
+
+# -------------------------------------------------------------------- predicting
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, trained: Trained) -> Path:
+    """The first twelve test images as PNG files, each with its true class in its name; and what is no picture."""
+    test = dataset_of(trained, []).load().test
+    folder = tmp_path / "pictures"
+    (folder / "deeper").mkdir(parents=True)
+    for number in range(12):
+        where = folder / "deeper" if number % 2 else folder
+        Image.fromarray(test.images[number, 0]).save(where / f"{number:02}_{test.labels[number]}.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_predict_says_what_the_network_said_of_the_same_images(
+    pictures: Path, trained: Trained, command: Command
+) -> None:
+    told = command("predict", "latest", str(pictures), "--format", "json", "--top", "3")
+    assert told.status == 0, told.err
+    answers = json.loads(told.out)
+    assert len(answers) == 12
+    test = dataset_of(trained, []).load().test
+    expected = answer(trained, test.take(np.arange(12))).softmax(1)
+    for entry in answers:
+        number = int(Path(entry["path"]).name[:2])
+        found = {one["class"]: one["probability"] for one in entry["classes"]}
+        top = expected[number].topk(3)
+        assert list(found) == [str(index) for index in top.indices.tolist()]
+        assert list(found.values()) == pytest.approx(top.values.tolist(), rel=1e-4)
+
+
+def test_predict_goes_on_past_what_cannot_be_read(pictures: Path, command: Command) -> None:
+    (pictures / "broken.png").write_bytes(b"no picture at all")
+    (pictures / "empty").mkdir()
+    told = command("predict", "best", str(pictures), "nowhere.png", str(pictures / "empty"), "--format", "csv")
+    assert told.status == 1
+    rows = list(csv.DictReader(io.StringIO(told.out)))
+    assert len(rows) == 15
+    failed = [row for row in rows if row["error"]]
+    assert {Path(row["path"]).name for row in failed} == {"broken.png", "nowhere.png", "empty"}
+    assert all(row["class"] == "" for row in failed)
+    assert told.err.count("\n") == 4  # which run, and a line for each
+    right = [row["class"] == Path(row["path"]).stem[-1] for row in rows if not row["error"]]
+    assert sum(right) >= 9
+
+
+def test_predict_resizes_and_greys_as_the_run_needs(tmp_path: Path, command: Command) -> None:
+    Image.new("RGB", (300, 200), "white").save(tmp_path / "large.jpg")
+    told = command("predict", "latest", str(tmp_path / "large.jpg"))
+    assert told.status == 0, told.err
+    assert re.fullmatch(r"\S*large\.jpg  \d \d+\.\d%\n", told.out)
+
+
+def test_predict_needs_pictures_to_look_at(tmp_path: Path, checkpoint: Path, command: Command) -> None:
+    _, state = load_checkpoint(checkpoint)
+    points = altered(checkpoint, tmp_path / "points", images={**state["images"], "image_shape": [2, 1, 1]})
+    told = command("predict", str(points), "a.png")
+    assert told.status in (1, 2)
+    assert told.err.count("\n") == 1

@@ -3,13 +3,11 @@
 import concurrent.futures
 import contextlib
 import json
-import logging
 import secrets
 import shlex
 import signal
 import socket
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +20,7 @@ from gradlab import environment
 from gradlab.config import Config
 from gradlab.errors import ConfigError, DataError, GradlabError
 from gradlab.interruption import Interrupted, Interruption
-from gradlab.models.trial import last_batch, try_network
-from gradlab.optimizers.timm import Timm
+from gradlab.prepare import check_device_and_libraries, lightning_trainer, prepare
 from gradlab.settings import MLflow
 from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import Journal
@@ -37,10 +34,6 @@ if TYPE_CHECKING:
     from gradlab.classifier import Classifier
     from gradlab.data.datasets import Dataset
     from gradlab.data.datasets.base import Splits
-    from gradlab.data.module import ImageData
-    from gradlab.models.trace import Call
-
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
 
 
 @dataclass(frozen=True)
@@ -85,11 +78,7 @@ def run(config: Config, command: list[str], place: Place | None = None) -> Outco
         GradlabError: something outside the code failed, such as a damaged data file; the run is FAILED in its journal.
     """
     began = time.perf_counter()
-    if config.trainer.name == "cuda":
-        _require_cuda()
-    if isinstance(config.optimizer, Timm):
-        config.optimizer.check_in_timm()
-    _try_network(config)
+    check_device_and_libraries(config)
 
     with place.interruption if place else Interruption() as interruption:
         # The run's folder and journal. From here on MLflow is imported and its store opened by a process beside this one.
@@ -223,97 +212,6 @@ def run(config: Config, command: list[str], place: Place | None = None) -> Outco
     return Outcome(status, folder.path, metrics, interruption.signum if status == "killed" else None)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What a training needs, ready to be fitted. ``threads`` is what torch was pinned to, ``calls`` the network's trace."""
-
-    classifier: "Classifier"
-    data: "ImageData"
-    threads: int
-    calls: "list[Call]"
-
-
-def prepare(config: Config, splits: "Splits", journal: Journal, interruption: Interruption | None = None) -> Prepared:
-    """The network, initialised, with its optimizer and schedule, and the images; seeds and threads of torch are set."""
-    import torch
-
-    from gradlab.classifier import Classifier
-    from gradlab.data.balance import balanced_weights
-    from gradlab.data.sample import sample
-    from gradlab.initializers import DataDependent, initialize
-    from gradlab.models.base import PREPARATION_IMAGES, StartsFromImages, build_network
-    from gradlab.models.trace import trace
-    from gradlab.seeds import derive
-
-    torch.manual_seed(derive(config.seed, "forward"))
-    data = image_data(config, splits)
-    model = build_network(config.model, config.spec, config.seed)
-    initialize(model, config.init, config.seed)
-    if isinstance(model, StartsFromImages):
-        model.start_from_images(sample(splits, data.normalization, PREPARATION_IMAGES).images)
-    if isinstance(config.init, DataDependent):
-        config.init.calibrate(model, sample(splits, data.normalization, config.init.images).images)
-    calls = trace(model, config.spec.image_shape)
-    pass_examples = -(-config.batch_examples // config.trainer.accumulate)
-    threads = config.trainer.cpu_threads(pass_examples * calls[0].multiply_adds)
-    torch.set_num_threads(threads)
-    if any(parameter.dim() == 4 for parameter in model.parameters()):
-        model = model.to(memory_format=torch.channels_last)
-    weights = None
-    if config.data.class_weights == "balanced":
-        weights = torch.from_numpy(balanced_weights(splits.train, config.spec.classes)).to(_dtype(config))
-    classifier = Classifier(
-        model,
-        config.loss,
-        config.optimizer,
-        config.schedule,
-        config.horizon,
-        journal,
-        log_steps=config.trainer.steps("log_every", config.horizon),
-        param_groups=config.param_groups,
-        wrapper=config.wrapper,
-        averaging=config.averaging,
-        clip_norm=config.trainer.clip_norm,
-        clip_value=config.trainer.clip_value,
-        accumulate=config.trainer.accumulate,
-        class_weights=weights,
-        interruption=interruption,
-    )
-    return Prepared(classifier, data, threads, calls)
-
-
-def image_data(config: Config, splits: "Splits") -> "ImageData":
-    """The images of a run, not yet on a device."""
-    from gradlab.data.module import ImageData
-
-    return ImageData(
-        splits,
-        batch_size=config.batch_examples,
-        seed=config.seed,
-        horizon=config.horizon,
-        round_steps=config.trainer.steps("validate_every", config.horizon),
-        dtype=_dtype(config),
-        augmentations=config.augment,
-        stop_every=config.trainer.probe_steps(config.horizon),
-    )
-
-
-def _dtype(config: Config) -> "torch.dtype":
-    import torch
-
-    return torch.float64 if config.trainer.precision == "fp64" else torch.float32
-
-
-def _try_network(config: Config) -> None:
-    """Where only the network can tell whether it fits, ask it before a folder is made; torch is imported for these few only."""
-    single = config.batch_examples == 1 or (
-        last_batch(config.spec.train_examples, config.batch_examples) == 1
-        and config.horizon.total_steps >= config.horizon.steps_per_epoch
-    )
-    if single or getattr(config.model, "must_be_tried", False):
-        try_network(config.model, config.spec, config.batch_examples)
-
-
 def _result(config: Config, status: str, metrics: dict[str, float], classifier: "Classifier") -> dict[str, Any]:
     from gradlab.checkpoints import parameters_sha256
     from gradlab.models.size import parameter_count
@@ -331,21 +229,6 @@ def _result(config: Config, status: str, metrics: dict[str, float], classifier: 
         "versions": environment.versions(),
         "source": environment.source(),
     }
-
-
-def _require_cuda() -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        built = (
-            f"torch {torch.__version__} was built for CUDA {torch.version.cuda}"
-            if torch.version.cuda
-            else "this torch has no CUDA"
-        )
-        raise ConfigError(
-            f"trainer=cuda was asked for, and torch finds no CUDA device ({built}). Check the driver with nvidia-smi and "
-            "CUDA_VISIBLE_DEVICES, or choose trainer=auto."
-        )
 
 
 def _open_record(journal: Journal, config: Config, folder: RunFolder, command: list[str], place: Place | None) -> None:
@@ -450,33 +333,6 @@ def _end_recorded(
 def _is_out_of_memory(error: BaseException) -> bool:
     # torch's CPU allocator raises a plain RuntimeError, CUDA's a subclass named OutOfMemoryError.
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error))
-
-
-def lightning_trainer(config: Config, callbacks: "list[pl.Callback]") -> "pl.Trainer":
-    """Lightning's Trainer for a run: one device, quiet, and no logging or checkpointing but ours."""
-    import lightning.pytorch as pl
-    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # Ours are not DataLoaders: batches are made on the device, without workers.
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*", FutureWarning)  # Lightning 2.6.6 on torch 2.15
-    return pl.Trainer(
-        accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.trainer.name],
-        devices=1,
-        precision=PRECISIONS[config.trainer.precision],  # type: ignore[arg-type]
-        plugins=[LightningEnvironment()],  # one process, also inside a SLURM job
-        deterministic=config.trainer.deterministic or None,
-        # An epoch of Lightning's is one pass of the loader: a round, the steps up to the next validation.
-        max_epochs=-(-config.horizon.total_steps // config.trainer.steps("validate_every", config.horizon)),
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
 
 
 def _summary(classifier: "Classifier", checkpointer: "Checkpointer") -> dict[str, float]:

@@ -57,5 +57,7 @@ class Muon(torch.optim.Optimizer):
         update = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
         matrix = update.flatten(1)  # a convolution: [channels out, channels in × kernel area]
         scale: float = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
-        orthogonal = orthogonalize(matrix, group["ns_steps"]).view_as(weight)
+        # A step is made within Lightning's autocast, which would take these products in bfloat16.
+        with torch.autocast(weight.device.type, enabled=False):
+            orthogonal = orthogonalize(matrix, group["ns_steps"]).view_as(weight)
         return scale * orthogonal

@@ -1,0 +1,170 @@
+"""What a training needs, ready to be fitted: the network with its optimizer, the images, Lightning's Trainer."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradlab.config import Config
+from gradlab.errors import ConfigError
+from gradlab.interruption import Interruption
+from gradlab.models.trial import last_batch, try_network
+from gradlab.optimizers.timm import Timm
+from gradlab.tracking.journal import Journal
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    import torch
+
+    from gradlab.classifier import Classifier
+    from gradlab.data.datasets.base import Splits
+    from gradlab.data.module import ImageData
+    from gradlab.models.trace import Call
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
+
+
+def check_device_and_libraries(config: Config) -> None:
+    """What only torch, timm or the network itself can tell, before anything of the run is made.
+
+    Raises:
+        ConfigError: CUDA was asked for and does not work, timm refuses its optimizer, or the network does not fit.
+    """
+    if config.trainer.name == "cuda":
+        _require_cuda()
+    if isinstance(config.optimizer, Timm):
+        config.optimizer.check_in_timm()
+    _try_network(config)
+
+
+def _require_cuda() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        built = (
+            f"torch {torch.__version__} was built for CUDA {torch.version.cuda}"
+            if torch.version.cuda
+            else "this torch has no CUDA"
+        )
+        raise ConfigError(
+            f"trainer=cuda was asked for, and torch finds no CUDA device ({built}). Check the driver with nvidia-smi and "
+            "CUDA_VISIBLE_DEVICES, or choose trainer=auto."
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a training needs, ready to be fitted. ``threads`` is what torch was pinned to, ``calls`` the network's trace."""
+
+    classifier: "Classifier"
+    data: "ImageData"
+    threads: int
+    calls: "list[Call]"
+
+
+def prepare(config: Config, splits: "Splits", journal: Journal, interruption: Interruption | None = None) -> Prepared:
+    """The network, initialised, with its optimizer and schedule, and the images; seeds and threads of torch are set."""
+    import torch
+
+    from gradlab.classifier import Classifier
+    from gradlab.data.balance import balanced_weights
+    from gradlab.data.sample import sample
+    from gradlab.initializers import DataDependent, initialize
+    from gradlab.models.base import PREPARATION_IMAGES, StartsFromImages, build_network
+    from gradlab.models.trace import trace
+    from gradlab.seeds import derive
+
+    torch.manual_seed(derive(config.seed, "forward"))
+    data = image_data(config, splits)
+    model = build_network(config.model, config.spec, config.seed)
+    initialize(model, config.init, config.seed)
+    if isinstance(model, StartsFromImages):
+        model.start_from_images(sample(splits, data.normalization, PREPARATION_IMAGES).images)
+    if isinstance(config.init, DataDependent):
+        config.init.calibrate(model, sample(splits, data.normalization, config.init.images).images)
+    calls = trace(model, config.spec.image_shape)
+    pass_examples = -(-config.batch_examples // config.trainer.accumulate)
+    threads = config.trainer.cpu_threads(pass_examples * calls[0].multiply_adds)
+    torch.set_num_threads(threads)
+    if any(parameter.dim() == 4 for parameter in model.parameters()):
+        model = model.to(memory_format=torch.channels_last)
+    weights = None
+    if config.data.class_weights == "balanced":
+        weights = torch.from_numpy(balanced_weights(splits.train, config.spec.classes)).to(_dtype(config))
+    classifier = Classifier(
+        model,
+        config.loss,
+        config.optimizer,
+        config.schedule,
+        config.horizon,
+        journal,
+        log_steps=config.trainer.steps("log_every", config.horizon),
+        param_groups=config.param_groups,
+        wrapper=config.wrapper,
+        averaging=config.averaging,
+        clip_norm=config.trainer.clip_norm,
+        clip_value=config.trainer.clip_value,
+        accumulate=config.trainer.accumulate,
+        class_weights=weights,
+        interruption=interruption,
+    )
+    return Prepared(classifier, data, threads, calls)
+
+
+def image_data(config: Config, splits: "Splits") -> "ImageData":
+    """The images of a run, not yet on a device."""
+    from gradlab.data.module import ImageData
+
+    return ImageData(
+        splits,
+        batch_size=config.batch_examples,
+        seed=config.seed,
+        horizon=config.horizon,
+        round_steps=config.trainer.steps("validate_every", config.horizon),
+        dtype=_dtype(config),
+        augmentations=config.augment,
+        stop_every=config.trainer.probe_steps(config.horizon),
+    )
+
+
+def _dtype(config: Config) -> "torch.dtype":
+    import torch
+
+    return torch.float64 if config.trainer.precision == "fp64" else torch.float32
+
+
+def _try_network(config: Config) -> None:
+    """Where only the network can tell whether it fits, ask it before a folder is made; torch is imported for these few only."""
+    single = config.batch_examples == 1 or (
+        last_batch(config.spec.train_examples, config.batch_examples) == 1
+        and config.horizon.total_steps >= config.horizon.steps_per_epoch
+    )
+    if single or getattr(config.model, "must_be_tried", False):
+        try_network(config.model, config.spec, config.batch_examples)
+
+
+def lightning_trainer(config: Config, callbacks: "list[pl.Callback]") -> "pl.Trainer":
+    """Lightning's Trainer for a run: one device, quiet, and no logging or checkpointing but ours."""
+    import lightning.pytorch as pl
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Ours are not DataLoaders: batches are made on the device, without workers.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*", FutureWarning)  # Lightning 2.6.6 on torch 2.15
+    return pl.Trainer(
+        accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.trainer.name],
+        devices=1,
+        precision=PRECISIONS[config.trainer.precision],  # type: ignore[arg-type]
+        plugins=[LightningEnvironment()],  # one process, also inside a SLURM job
+        deterministic=config.trainer.deterministic or None,
+        # An epoch of Lightning's is one pass of the loader: a round, the steps up to the next validation.
+        max_epochs=-(-config.horizon.total_steps // config.trainer.steps("validate_every", config.horizon)),
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
