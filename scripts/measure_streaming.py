@@ -24,6 +24,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 10
+NETWORK = ["model=cnn", "model.channels=[8,16,32]"]
 
 
 def make_pictures(folder: Path, count: int, side: int, distinct: int = 300) -> int:
@@ -96,7 +97,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--runs", type=int, default=2)
-    parser.add_argument("overrides", nargs="*", help="as for train.py")
+    parser.add_argument("overrides", nargs="*", help="as for train.py; default: " + " ".join(NETWORK))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gradlab-streaming-") as temporary:
         folder = Path(temporary)
@@ -107,8 +108,9 @@ def main() -> None:
         command = [
             sys.executable, str(ROOT / "train.py"), "data=image_folder", f"data.root={folder / 'pictures'}",
             f"data.cache_dir={folder / 'cache'}", "data.stream=always", f"data.val_fraction={few}",
-            f"data.test_fraction={few}", "data.batch_size=32", "model=cnn", "model.channels=[8,16,32]",
-            "trainer.max_epochs=null", f"trainer.max_steps={arguments.steps}", "tracking=none", "plots=false", *arguments.overrides,
+            f"data.test_fraction={few}", "data.batch_size=32",
+            "trainer.max_epochs=null", f"trainer.max_steps={arguments.steps}", "tracking=none", "plots=false",
+            *(arguments.overrides or NETWORK),
         ]  # fmt: skip
         for number in range(1, arguments.runs + 1):
             found = measure(command, folder)

@@ -193,23 +193,28 @@ def arguments(folder: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def test_a_streamed_run_trains_the_same_network(folder: Path, tmp_path: Path) -> None:
-    results = {}
-    for mode, plots in (("never", "false"), ("always", "true")):
-        (tmp_path / mode).mkdir()
-        more = [f"data.stream={mode}", "trainer.max_epochs=2", f"plots={plots}", "data.workers=2"]
-        finished = train(tmp_path / mode, *arguments(folder, *more))
-        assert finished.status == 0, finished.err
-        assert finished.err == ""
-        results[mode] = finished
-    assert "8.5 kB on the device" in results["never"].out
-    assert "8.5 kB decoded, streamed by 2 workers" in results["always"].out
+@pytest.fixture(scope="module")
+def streamed_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    finished = train(tmp_path_factory.mktemp("run"), *arguments(folder, "data.stream=always", "trainer.max_epochs=2"))
+    assert finished.status == 0, finished.err
+    assert finished.err == ""
+    return finished
+
+
+def test_a_streamed_run_trains_the_same_network(streamed_run: Finished, folder: Path, tmp_path: Path) -> None:
+    plain = train(tmp_path, *arguments(folder, "data.stream=never", "trainer.max_epochs=2", "plots=false"))
+    assert plain.status == 0, plain.err
+    assert "8.5 kB on the device" in plain.out
+    assert "8.5 kB decoded, streamed by" in streamed_run.out
     for key in ("parameters_sha256", "data_sha256", "metrics"):
-        assert results["never"].result[key] == results["always"].result[key]
-    assert (results["always"].run / "plots" / "mistakes.png").exists()
-    again = gradlab(tmp_path, "evaluate", str(results["always"].run), "--split", "test", "--format", "json")
+        assert plain.result[key] == streamed_run.result[key]
+
+
+def test_a_streamed_run_draws_its_figures_and_is_evaluated(streamed_run: Finished) -> None:
+    assert (streamed_run.run / "plots" / "mistakes.png").exists()
+    again = gradlab(streamed_run.folder, "evaluate", str(streamed_run.run), "--split", "test", "--format", "json")
     assert again.status == 0, again.err
-    assert json.loads(again.out)["accuracy"] == results["always"].result["metrics"]["test/accuracy"]
+    assert json.loads(again.out)["accuracy"] == streamed_run.result["metrics"]["test/accuracy"]
 
 
 def start_endless(folder: Path, where: Path) -> "subprocess.Popen[str]":
