@@ -286,6 +286,7 @@ def test_whoever_is_killed_the_others_end_too(folder: Path, tmp_path: Path, vict
     assert_group_ends(process.pid)
 
 
+@pytest.mark.slow
 def test_what_a_script_prints_measures(tmp_path: Path) -> None:
     """scripts/measure_streaming.py, small."""
     script = [sys.executable, str(ROOT / "scripts" / "measure_streaming.py"), "--pictures", "400", "--side", "24"]
