@@ -118,9 +118,9 @@ class _Children:
             self._ask()
 
     def __enter__(self) -> None:
-        self.waiting = True
-        if self.noted:
+        if self.noted:  # before there is anything that leaving would have to undo
             self._ask()
+        self.waiting = True
 
     def __exit__(self, *exception: object) -> None:
         self.waiting = False
