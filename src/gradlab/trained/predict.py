@@ -66,7 +66,8 @@ def predict(
             failed.append(answer)
     writer.close()
     for answer in failed:
-        print(f"gradlab predict: {answer.path}: {answer.error}", file=sys.stderr)
+        about = "" if str(answer.path) in str(answer.error) else f"{answer.path}: "
+        print(f"gradlab predict: {about}{answer.error}", file=sys.stderr)
     return 1 if failed else 0
 
 
