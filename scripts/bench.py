@@ -29,6 +29,7 @@ from rich.table import Table
 from torch.nn import functional as F
 
 from gradlab import environment
+from gradlab.classifier import Classifier
 from gradlab.config import Config, build_config
 from gradlab.data.datasets.base import Splits
 from gradlab.entry import CONFIGS
@@ -64,10 +65,11 @@ def gradlab_seconds(config: Config, splits: Splits) -> float:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal.jsonl")
-        prepared = prepare(config, splits, journal)
-        lightning_trainer(config, [clock]).fit(prepared.classifier, datamodule=prepared.data)
+        prepared = prepare([config], splits, [journal])
+        (learner,) = prepared.learners
+        lightning_trainer(config, [clock]).fit(Classifier(learner), datamodule=prepared.data)
         journal.close()
-    assert prepared.classifier.steps_done == config.horizon.total_steps
+    assert learner.ledger.steps_done == config.horizon.total_steps
     return clock.ended - clock.started
 
 

@@ -73,7 +73,7 @@ def load(archive: Path, cache: Path) -> tuple[Splits, Any, float]:
 
 
 def gradlab_batches(config: Any, splits: Splits) -> Iterator[int]:
-    data = image_data(config, splits)
+    data = image_data([config], splits)
     data.place(torch.device("cpu"))
     for chunk in data.train_dataloader():
         for batch in chunk:

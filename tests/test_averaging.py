@@ -12,6 +12,7 @@ from gradlab.checkpoints import Checkpointer, load_checkpoint, parameters_sha256
 from gradlab.classifier import Classifier
 from gradlab.durations import Horizon
 from gradlab.errors import FieldError
+from gradlab.learner import Learner
 from tiny import TinyData, choice, fit, mlp, normed, splits, weights
 
 STEPS = 13
@@ -35,9 +36,9 @@ def trained(network: Any, averaging: Any) -> tuple[list[State], State | None]:
     witness, averages = Witness(), []
 
     def look(module: Classifier, *_: Any) -> None:
-        average = module.averaging.network()
+        average = module.learner.averaging.network()
         averages.append(None if average is None else dict(average.state_dict()))
-        assert module.judged is (average or module.model)
+        assert module.learner.judged is (average or module.model)
         assert average is None or not average.training
 
     # A round of one step is a chunk of one.
@@ -101,7 +102,7 @@ def test_ema_is_torchs() -> None:
     for state in witness.states:
         model.load_state_dict(state)
         torchs.update_parameters(model)
-    torch.testing.assert_close(weights(module.judged), weights(torchs.module), rtol=0, atol=1e-12)
+    torch.testing.assert_close(weights(module.learner.judged), weights(torchs.module), rtol=0, atol=1e-12)
 
 
 def test_averaging_does_not_change_what_is_trained() -> None:
@@ -120,10 +121,10 @@ def test_validation_judges_the_average_and_before_its_start_the_network() -> Non
 
         def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
             assert isinstance(module, Classifier)
-            normalize, val = trainer.datamodule._preparation.normalize, splits().val  # type: ignore[attr-defined]
+            normalize, val = trainer.datamodule._preparations[0].normalize, splits().val  # type: ignore[attr-defined]
             images = normalize(torch.from_numpy(val.images))
-            loss = F.cross_entropy(module.judged(images), torch.from_numpy(val.labels)).item()
-            self.seen.append((module.last_val["val/loss"], loss, module.judged is module.model))
+            loss = F.cross_entropy(module.learner.judged(images), torch.from_numpy(val.labels)).item()
+            self.seen.append((module.learner.ledger.last_val["val/loss"], loss, module.learner.judged is module.model))
 
     judge = Judge()
     fit(mlp(), ADAM, 20, averaging=choice("averaging", "ema", start="10 steps"), callbacks=[judge])
@@ -132,23 +133,28 @@ def test_validation_judges_the_average_and_before_its_start_the_network() -> Non
 
 
 def test_the_best_and_the_tested_network_is_the_average_and_last_holds_both(tmp_path: Path) -> None:
-    checkpointer = Checkpointer(tmp_path, seconds=0, about={})
+    checkpointers: list[Checkpointer] = []
+
+    def keep(learner: Learner) -> Checkpointer:
+        checkpointers.append(Checkpointer(learner, tmp_path, seconds=0, about={}))
+        return checkpointers[0]
+
     found: dict[str, Any] = {}
 
     def test(module: Classifier, trainer: pl.Trainer, data: TinyData) -> None:
-        average, model = module.judged, module.model
+        average, model = module.learner.judged, module.model
         found["average"], found["model"] = weights(average), weights(model)
         assert not torch.equal(found["average"], found["model"])
-        checkpointer.restore_best(module)
+        checkpointers[0].restore_best()
         trainer.test(module, datamodule=data, verbose=False)
-        assert module._judged is module.judged is module.model
-        images = data._preparation.normalize(torch.from_numpy(splits().test.images))
-        assert torch.equal(module.test_logits, module.model.eval()(images))
+        assert module._judged is module.learner.judged is module.model
+        images = data._preparations[0].normalize(torch.from_numpy(splits().test.images))
+        assert torch.equal(module.learner.test_logits, module.model.eval()(images))
         found["sha"] = parameters_sha256(module.model)
 
     # The accuracy of a single validation is the best there is.
     averaging = choice("averaging", "ema", decay=0.9)
-    fit(normed(), ADAM, 20, round_steps=20, averaging=averaging, callbacks=[checkpointer], then=test)
+    fit(normed(), ADAM, 20, round_steps=20, averaging=averaging, of_learner=[keep], then=test)
     best, _ = load_checkpoint(tmp_path / "best")
     last, state = load_checkpoint(tmp_path / "last")
     model = normed()

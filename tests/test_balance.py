@@ -79,9 +79,9 @@ def test_the_weights_reach_the_loss(
         config = build_config(compose("trainer=cpu", f"trainer.precision={precision}", *overrides))
         loaded = config.data.load()
         journal = Journal(tmp_path / "journal.jsonl")
-        classifier = prepare(config, loaded, journal).classifier
+        (learner,) = prepare([config], loaded, [journal]).learners
         journal.close()
-        return loaded, classifier.class_weights
+        return loaded, learner.class_weights
 
     _, none = weights()
     assert none is None

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 import test_optimizers
+from gradlab.classifier import Classifier
 from gradlab.config import build_config
 from gradlab.errors import FieldError
 from gradlab.optimizers import OPTIMIZERS, AdamW
@@ -527,11 +528,11 @@ def test_every_group_follows_the_schedule_from_its_own_base(compose: Callable[..
         compose("optimizer=muon", "schedule=cosine", "trainer=cpu", "trainer.max_epochs=null", "trainer.max_steps=5")
     )
     journal = Journal(tmp_path / "journal.jsonl")
-    prepared = prepare(config, config.data.load(), journal)
-    lightning_trainer(config, []).fit(prepared.classifier, datamodule=prepared.data)
+    prepared = prepare([config], config.data.load(), [journal])
+    (learner,) = prepared.learners
+    lightning_trainer(config, []).fit(Classifier(learner), datamodule=prepared.data)
     journal.close()
-    optimizer = prepared.classifier.optimizers(use_pl_optimizer=False)
-    assert isinstance(optimizer, torch.optim.Optimizer)
+    optimizer = learner.optimizer
     chosen: Any = config.optimizer
     factor = config.schedule.factor(4, config.horizon)
     assert 0 < factor < 1

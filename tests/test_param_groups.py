@@ -174,7 +174,7 @@ def test_every_group_follows_the_schedule_from_its_own_rate() -> None:
     )
     optimizer = module.optimizers(use_pl_optimizer=False)
     assert isinstance(optimizer, torch.optim.Optimizer)
-    factor = module.schedule.factor(9, module.horizon)
+    factor = module.learner.schedule.factor(9, module.learner.horizon)
     assert sorted(group["lr"] for group in optimizer.param_groups) == [0.05 * factor, 0.1 * factor]
     assert [row["lr"] for _, row in rows if "lr" in row][-1] == 0.1 * factor  # that of the last layer
 

@@ -135,7 +135,7 @@ class OneLine:
 def test_the_probabilities_in_the_picture_are_the_networks() -> None:
     splits, classifier = moons().load(), OneLine()
     points = np.array([[0.3, 1.0], [-1.0, 0.5], [2.0, -0.5]])
-    found = _probabilities(classifier, splits, points)  # type: ignore[arg-type]
+    found = _probabilities(classifier.model, splits, points)
     normalization = Normalization.of(splits.train)
     x = (points[:, 0] - normalization.mean[0].item()) / normalization.std[0].item()
     np.testing.assert_allclose(found[:, 1], 1 / (1 + np.exp(-10 * x)), rtol=1e-5)
@@ -143,7 +143,7 @@ def test_the_probabilities_in_the_picture_are_the_networks() -> None:
 
 def test_the_picture_marks_exactly_the_wrong_test_points() -> None:
     splits, classifier = moons().load(), OneLine()
-    figure = decision_boundary(classifier, splits, ("upper moon", "lower moon"))  # type: ignore[arg-type]
+    figure = decision_boundary(classifier.model, splits, ("upper moon", "lower moon"))
     axes = figure.axes[0]
     middle = splits.train.images[:, 0].astype(np.float64).mean()
     wrong = (splits.test.images[:, 0, 0, 0] > middle) != (splits.test.labels == 1)
@@ -159,4 +159,4 @@ def test_a_network_that_says_one_class_everywhere_can_be_drawn() -> None:
     classifier = OneLine()
     with torch.no_grad():
         next(classifier.model.parameters()).zero_()
-    decision_boundary(classifier, circles().load(), circles().classes()).canvas.draw()  # type: ignore[arg-type]
+    decision_boundary(classifier.model, circles().load(), circles().classes()).canvas.draw()

@@ -49,7 +49,7 @@ def test_it_is_the_librarys_loop(case: Any, network: Any, warmup: int) -> None:
         case,
         STEPS,
         schedule=choice("schedule", "constant", warmup=f"{warmup} steps"),
-        then=lambda module, *_: judged.append(weights(module.judged)),
+        then=lambda module, *_: judged.append(weights(module.learner.judged)),
     )
     assert torch.equal(weights(module.model), weights(plain))
     optimizer.eval()
@@ -85,7 +85,7 @@ def test_it_is_the_papers_formula(case: Any) -> None:
             z[index] = z[index] - case.lr * (step + case.weight_decay * parameters[index].detach())
             x[index] = x[index] + weight / total * (z[index] - x[index])
     judged: list[torch.Tensor] = []
-    fit(mlp(), case, STEPS, then=lambda module, *_: judged.append(weights(module.judged)))
+    fit(mlp(), case, STEPS, then=lambda module, *_: judged.append(weights(module.learner.judged)))
     torch.testing.assert_close(judged[0], torch.cat([w.flatten() for w in x]), rtol=0, atol=1e-10)
 
 
@@ -98,7 +98,7 @@ def test_when_it_is_validated_changes_no_bit(case: Any) -> None:
 
 def test_sam_works_with_it() -> None:
     module, _ = fit(mlp(), SGD, 100, wrapper=choice("wrapper", "sam"))
-    assert module.last_val["val/accuracy"] > 0.8
+    assert module.learner.ledger.last_val["val/accuracy"] > 0.8
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from gradlab.checkpoints import Checkpointer, load_checkpoint, save_checkpoint
-from gradlab.classifier import Classifier, _parts
+from gradlab.classifier import Classifier
 from gradlab.data.device import Batch
 from gradlab.durations import Horizon
 from gradlab.errors import CheckpointError
+from gradlab.learner import parts_of
 from gradlab.optimizers import OPTIMIZERS
 from gradlab.tracking.journal import Journal
 from tiny import From, batches, choice, classifier, fit, mlp, normed, weights
@@ -101,7 +102,7 @@ def test_parts_of_mixed_images_make_the_gradient_of_the_whole(
     for parts in (1, 3):
         journal = Journal(tmp_path / f"{parts}.jsonl")
         module = classifier(mlp(), SGD, STEPS, journal, accumulate=parts, class_weights=class_weights)
-        loss, right = module._add_gradients(mixed)
+        loss, right = module.learner._add_gradients(mixed)
         found.append((loss, right, torch.cat([p.grad.flatten() for p in module.model.parameters()])))  # type: ignore[union-attr]
         journal.close()
     torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-12, atol=0)
@@ -112,10 +113,10 @@ def test_parts_of_mixed_images_make_the_gradient_of_the_whole(
 def test_a_batch_is_cut_into_all_of_it() -> None:
     images, labels, *_ = batches(5)[4]
     assert len(labels) == 5
-    sizes = [[len(part.labels) for part in _parts(Batch(images, labels), count)] for count in (2, 3, 4, 5)]
+    sizes = [[len(part.labels) for part in parts_of(Batch(images, labels), count)] for count in (2, 3, 4, 5)]
     assert sizes == [[3, 2], [2, 2, 1], [2, 2, 1], [1, 1, 1, 1, 1]]
     mixed = Batch(images, labels, labels.flip(0), torch.linspace(0, 1, 5))
-    for whole, cut in zip(mixed, zip(*_parts(mixed, 3), strict=True), strict=True):
+    for whole, cut in zip(mixed, zip(*parts_of(mixed, 3), strict=True), strict=True):
         assert torch.equal(torch.cat(cut), whole)  # type: ignore[arg-type]
 
 
@@ -152,7 +153,7 @@ def test_all_at_once_is_that_by_hand() -> None:
         optimizer.step()
         average, share = 0.8 * average + 0.2 * weights(model), 0.8 * share + 0.2
     torch.testing.assert_close(weights(module.model), weights(model), rtol=0, atol=1e-9)
-    torch.testing.assert_close(weights(module.judged), average / share, rtol=0, atol=1e-9)
+    torch.testing.assert_close(weights(module.learner.judged), average / share, rtol=0, atol=1e-9)
 
 
 # -------------------------------------------------------------------------------------- every optimizer, every feature
@@ -184,7 +185,7 @@ def test_every_optimizer_learns_with_every_feature(name: str, feature: str) -> N
     losses = [row["train/loss"] for _, row in rows if "train/loss" in row]
     assert len(losses) == 15
     assert torch.tensor(losses).isfinite().all()
-    assert weights(module.judged).isfinite().all()
+    assert weights(module.learner.judged).isfinite().all()
     assert sum(losses[-5:]) < sum(losses[:5])
 
 
@@ -213,12 +214,12 @@ def continued(optimizer: Any, tmp_path: Path, network: Any = mlp, **features: An
             for step, row in rows
             if step > 10
         ]
-        return weights(module.model), weights(module.judged), own
+        return weights(module.model), weights(module.learner.judged), own
 
     whole = ends(*fit(network(), optimizer, 25, **features))
 
     def keep(module: Classifier, *_: Any) -> None:
-        save_checkpoint(tmp_path / "last", *module.training_state())
+        save_checkpoint(tmp_path / "last", *module.learner.training_state())
 
     fit(network(), optimizer, 25, stop_at=10, then=keep, **features)
     go_on = From(10, *load_checkpoint(tmp_path / "last"))
@@ -244,7 +245,7 @@ def test_every_optimizer_goes_on_with_the_same_bits(name: str, tmp_path: Path) -
 
 def test_another_optimizers_state_is_refused(tmp_path: Path) -> None:
     def keep(module: Classifier, *_: Any) -> None:
-        save_checkpoint(tmp_path / "last", *module.training_state())
+        save_checkpoint(tmp_path / "last", *module.learner.training_state())
 
     fit(mlp(), SGD, 5, then=keep, param_groups=choice("param_groups", "no_decay"))
     with pytest.raises(CheckpointError, match="other parameter groups"):
@@ -252,12 +253,11 @@ def test_another_optimizers_state_is_refused(tmp_path: Path) -> None:
 
 
 def test_last_holds_what_a_training_goes_on_from(tmp_path: Path) -> None:
-    checkpointer = Checkpointer(tmp_path, seconds=0, about={"seed": 0})
     module, _ = fit(
         normed(),
         SGD,
         10,
-        callbacks=[checkpointer],
+        of_learner=[lambda learner: Checkpointer(learner, tmp_path, seconds=0, about={"seed": 0})],
         wrapper=choice("wrapper", "lookahead"),
         averaging=choice("averaging", "ema"),
         schedule=choice("schedule", "plateau"),
@@ -269,6 +269,6 @@ def test_last_holds_what_a_training_goes_on_from(tmp_path: Path) -> None:
         f"wrapper.{name}" for name in module.model.state_dict()
     }
     assert (state["step"], state["seed"], state["averaging"]) == (10, 0, {"taken_in": 10})
-    assert state["plateau"] == json.loads(json.dumps(module.plateau.state()))  # type: ignore[union-attr]
+    assert state["plateau"] == json.loads(json.dumps(module.learner.plateau.state()))  # type: ignore[union-attr]
     assert state["optimizer"]["param_groups"][0]["lr"] == SGD.lr
-    assert Horizon(10, 5) == module.horizon
+    assert Horizon(10, 5) == module.learner.horizon

@@ -237,7 +237,7 @@ GIB = 1 << 30
 
 def test_a_cpu_has_a_worker_for_each_core_that_memory_carries(compose: Compose) -> None:
     points = [config(compose)]
-    automatic = Launching(workers=None, runs_per_gpu=1, fail_fast=False)
+    automatic = Launching(workers=None, runs_per_gpu=1, fail_fast=False, population="auto")
     assert seats(automatic, points, 4, 64 * GIB, []) == [Seat(1, "")] * 4
     assert seats(automatic, points, 4, 2 * GIB, []) == [Seat(1, "")] * 2
     assert seats(automatic, points, 4, 0, []) == [Seat(1, "")]
@@ -249,7 +249,7 @@ def test_a_cpu_has_a_worker_for_each_core_that_memory_carries(compose: Compose) 
 
 
 def test_every_gpu_has_its_workers_and_each_is_told_its_device(compose: Compose) -> None:
-    settings = Launching(workers=None, runs_per_gpu=2, fail_fast=False)
+    settings = Launching(workers=None, runs_per_gpu=2, fail_fast=False, population="auto")
     found = seats(settings, [config(compose)], 16, 64 * GIB, ["0", "3"])
     assert found == [Seat(4, "0"), Seat(4, "3"), Seat(4, "0"), Seat(4, "3")]
     assert found[1].environment() == {"GRADLAB_CORES": "4", "OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "3"}

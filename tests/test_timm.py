@@ -70,7 +70,7 @@ def test_a_saved_state_goes_on_with_the_same_bits(opt: str, tmp_path: Any) -> No
     whole, _ = fit(mlp(), chosen, 20)
 
     def keep(module: Any, *_: Any) -> None:
-        save_checkpoint(tmp_path / "last", *module.training_state())
+        save_checkpoint(tmp_path / "last", *module.learner.training_state())
 
     fit(mlp(), chosen, 20, stop_at=10, then=keep)
     again, _ = fit(mlp(seed=1), chosen, 20, go_on=From(10, *load_checkpoint(tmp_path / "last")))

@@ -113,7 +113,7 @@ def test_lookahead_is_the_papers(network: Any, k: int, alpha: float) -> None:
         SGD,
         STEPS,
         wrapper=choice("wrapper", "lookahead", k=k, alpha=alpha),
-        then=lambda module, *_: judged.append(weights(module.judged)),
+        then=lambda module, *_: judged.append(weights(module.learner.judged)),
     )
     torch.testing.assert_close(weights(module.model), weights(plain), rtol=0, atol=1e-10)
     with torch.no_grad():
@@ -124,10 +124,10 @@ def test_lookahead_is_the_papers(network: Any, k: int, alpha: float) -> None:
 
 def test_validation_judges_the_slow_weights() -> None:
     def check(module: Classifier, *_: Any) -> None:
-        slow, fast = weights(module.judged), weights(module.model)
+        slow, fast = weights(module.learner.judged), weights(module.model)
         assert not torch.equal(slow, fast)  # twelve steps are two of five and two more
-        assert not module.judged.training
-        assert module._judged is module.judged
+        assert not module.learner.judged.training
+        assert module._judged is module.learner.judged
 
     fit(mlp(), SGD, STEPS, wrapper=choice("wrapper", "lookahead", k=5), then=check)
 

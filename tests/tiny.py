@@ -3,7 +3,7 @@
 import functools
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from gradlab.data.datasets.base import Examples, Splits
 from gradlab.data.device import Batch, DeviceImages, Normalization, Preparation, TrainingChunks
 from gradlab.data.module import ImageData
 from gradlab.durations import Horizon
+from gradlab.learner import Learner
 from gradlab.tracking.journal import Journal, metric_rows
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -75,7 +76,7 @@ def classifier(model: nn.Module, optimizer: Any, steps: int, journal: Journal, *
         "horizon": Horizon(steps, EPOCH),
         "log_steps": 1,
     }
-    return Classifier(model, optimizer=optimizer, journal=journal, **(usual | features))
+    return Classifier(Learner(model, optimizer=optimizer, journal=journal, **(usual | features)))
 
 
 class From(pl.Callback):
@@ -86,7 +87,7 @@ class From(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, Classifier)
-        module.load_training_state(self.tensors, self.state)
+        module.learner.load_training_state(self.tensors, self.state)
 
 
 class TinyData(ImageData):
@@ -109,6 +110,7 @@ def fit(
     go_on: From | None = None,
     round_steps: int = EPOCH,
     callbacks: list[pl.Callback] | None = None,
+    of_learner: Sequence[Callable[[Learner], pl.Callback]] = (),
     then: Callable[[Classifier, pl.Trainer, TinyData], None] | None = None,
     **features: Any,
 ) -> tuple[Classifier, list[tuple[int, dict[str, float]]]]:
@@ -116,7 +118,7 @@ def fit(
     data = TinyData(
         splits(),
         batch_size=BATCH,
-        seed=0,
+        seeds=[0],
         horizon=Horizon(steps, EPOCH),
         round_steps=round_steps,
         dtype=next(model.parameters()).dtype,
@@ -125,21 +127,25 @@ def fit(
     rounds = -(-((stop_at or steps) - data.first_step) // round_steps)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*", FutureWarning)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=rounds,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        callbacks=[*(callbacks or []), *([go_on] if go_on else [])],
-    )
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal.jsonl")
         try:
             module = classifier(model, optimizer, steps, journal, **features)
+            trainer = pl.Trainer(
+                accelerator="cpu",
+                devices=1,
+                max_epochs=rounds,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                callbacks=[
+                    *(callbacks or []),
+                    *(make(module.learner) for make in of_learner),
+                    *([go_on] if go_on else []),
+                ],
+            )
             torch.manual_seed(0)
             trainer.fit(module, datamodule=data)
             if then:

@@ -19,8 +19,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from gradlab.classifier import Classifier
 from gradlab.errors import CheckpointError
+from gradlab.learner import Learner
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
@@ -84,12 +84,14 @@ class Checkpointer(pl.Callback):
     another network is judged (an average, slow weights) that as ``averaging.…`` or ``wrapper.…``.
 
     Args:
+        learner: whose networks these are.
         folder: where the checkpoints go.
         seconds: time between two writings while training; 0 for one at the end only.
         about: facts to record in every checkpoint.
     """
 
-    def __init__(self, folder: Path, seconds: float, about: dict[str, Any]) -> None:
+    def __init__(self, learner: Learner, folder: Path, seconds: float, about: dict[str, Any]) -> None:
+        self.learner = learner
         self.folder = folder
         self.seconds = seconds
         self.about = about
@@ -100,13 +102,13 @@ class Checkpointer(pl.Callback):
         self._written = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, Classifier)
-        if trainer.sanity_checking or module.divergence:
+        ledger = self.learner.ledger
+        if trainer.sanity_checking or ledger.divergence:
             return
-        if not self.best or _rank(module.last_val) > _rank(self.best):
-            self.best, self.best_step = dict(module.last_val), module.steps_done
+        if not self.best or _rank(ledger.last_val) > _rank(self.best):
+            self.best, self.best_step = dict(ledger.last_val), ledger.steps_done
             # A copy on the device is cheap; the disk waits until a checkpoint is due.
-            self._best_tensors = {name: tensor.clone() for name, tensor in module.judged.state_dict().items()}
+            self._best_tensors = {name: tensor.clone() for name, tensor in self.learner.judged.state_dict().items()}
             self._best_on_disk = False
 
     def on_train_batch_end(
@@ -118,34 +120,33 @@ class Checkpointer(pl.Callback):
         batch_idx: int,
     ) -> None:
         if self.seconds and time.monotonic() - self._written > self.seconds:
-            self.write(module)
+            self.write()
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.write(module)
+        self.write()
 
-    def write(self, module: pl.LightningModule) -> None:
+    def write(self) -> None:
         """Write ``last``, and ``best`` if it has changed since it was written.
 
         Not the ``last`` of a diverged run: the rest of its chunk was trained before the loss was seen, and chunks differ
         in length from run to run.
         """
-        assert isinstance(module, Classifier)
-        if module.divergence is None:
-            self._write_last(module)
+        if self.learner.ledger.divergence is None:
+            self._write_last()
         if not self._best_on_disk:
             best = {f"model.{name}": tensor for name, tensor in self._best_tensors.items()}
             save_checkpoint(self.folder / "best", best, {**self.about, "step": self.best_step, "metrics": self.best})
             self._best_on_disk = True
         self._written = time.monotonic()
 
-    def _write_last(self, module: Classifier) -> None:
-        tensors, state = module.training_state()
-        position = {"step": module.steps_done, "best": self.best, "best_step": self.best_step}
+    def _write_last(self) -> None:
+        tensors, state = self.learner.training_state()
+        position = {"step": self.learner.ledger.steps_done, "best": self.best, "best_step": self.best_step}
         save_checkpoint(self.folder / "last", tensors, {**self.about, **position, **state})
 
-    def restore_best(self, module: Classifier) -> None:
-        """Make the best network that of ``module``; there is one after any validation with a finite loss."""
-        module.adopt(self._best_tensors)
+    def restore_best(self) -> None:
+        """Make the best network the learner's; there is one after any validation with a finite loss."""
+        self.learner.adopt(self._best_tensors)
 
 
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:

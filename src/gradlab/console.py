@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from gradlab.classifier import Classifier
+from gradlab.learner import Learner
 
 
 class ProgressReport(pl.Callback):
@@ -34,7 +35,7 @@ class ProgressReport(pl.Callback):
                 BarColumn(bar_width=24), TextColumn("{task.description}"), console=self.console, transient=True
             )
             self._bar.start()
-            self._bar.add_task("starting …", total=module.horizon.total_steps)
+            self._bar.add_task("starting …", total=module.learners[0].horizon.total_steps)
 
     def on_train_batch_end(
         self,
@@ -57,23 +58,26 @@ class ProgressReport(pl.Callback):
 
     def _tell(self, module: pl.LightningModule, last: bool = False) -> None:
         assert isinstance(module, Classifier)
+        learner = module.learners[0]
+        steps_done = learner.ledger.steps_done
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=module.steps_done, description=self._line(module))
-        elif (last and module.steps_done != self._spoken_step) or time.monotonic() - self._spoken >= self.rhythm:
-            self._spoken, self._spoken_step = time.monotonic(), module.steps_done
-            self.console.print(self._line(module), highlight=False, soft_wrap=True)
+            self._bar.update(self._bar.task_ids[0], completed=steps_done, description=self._line(learner))
+        elif (last and steps_done != self._spoken_step) or time.monotonic() - self._spoken >= self.rhythm:
+            self._spoken, self._spoken_step = time.monotonic(), steps_done
+            self.console.print(self._line(learner), highlight=False, soft_wrap=True)
 
-    def _line(self, module: Classifier) -> str:
-        total, done = module.horizon.total_steps, module.steps_done
-        epoch = min(done / module.horizon.steps_per_epoch, module.horizon.epochs)
-        parts = [f"step {done:,}/{total:,}", f"epoch {epoch:.1f}/{module.horizon.epochs:.3g}"]
-        if module.last_chunk.images:
-            rates = module.last_chunk.rates("train")
+    def _line(self, learner: Learner) -> str:
+        horizon, ledger = learner.horizon, learner.ledger
+        total, done = horizon.total_steps, ledger.steps_done
+        epoch = min(done / horizon.steps_per_epoch, horizon.epochs)
+        parts = [f"step {done:,}/{total:,}", f"epoch {epoch:.1f}/{horizon.epochs:.3g}"]
+        if ledger.last_chunk.images:
+            rates = ledger.last_chunk.rates("train")
             parts += [f"loss {rates['train/loss']:.4g}", f"accuracy {rates['train/accuracy']:.1%}"]
-        if module.last_val:
-            parts.append(f"val {module.last_val['val/accuracy']:.1%}")
-        if module.training_seconds:
-            parts.append(f"{module.images_seen / module.training_seconds:,.0f} images/s")
+        if ledger.last_val:
+            parts.append(f"val {ledger.last_val['val/accuracy']:.1%}")
+        if ledger.training_seconds:
+            parts.append(f"{ledger.images_seen / ledger.training_seconds:,.0f} images/s")
         seconds = time.monotonic() - self._started
         parts.append(f"{_clock(seconds * (total - done) / max(done, 1))} left" if done < total else _clock(seconds))
         return "  ".join(parts)

@@ -2,12 +2,12 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradlab.config import Config
 from gradlab.errors import ConfigError
-from gradlab.interruption import Interruption
 from gradlab.models.trial import last_batch, try_network
 from gradlab.optimizers.timm import Timm
 from gradlab.tracking.journal import Journal
@@ -15,10 +15,11 @@ from gradlab.tracking.journal import Journal
 if TYPE_CHECKING:
     import lightning.pytorch as pl
     import torch
+    from torch import nn
 
-    from gradlab.classifier import Classifier
     from gradlab.data.datasets.base import Splits
     from gradlab.data.module import ImageData
+    from gradlab.learner import Learner
     from gradlab.models.trace import Call
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
@@ -54,44 +55,73 @@ def _require_cuda() -> None:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a training needs, ready to be fitted. ``threads`` is what torch was pinned to, ``calls`` the network's trace."""
+    """What a training needs, ready to be fitted.
 
-    classifier: "Classifier"
+    learners: one for each run.
+    data: the images of all.
+    threads: what torch was pinned to.
+    calls: the trace of the network.
+    """
+
+    learners: "list[Learner]"
     data: "ImageData"
     threads: int
     calls: "list[Call]"
 
 
-def prepare(config: Config, splits: "Splits", journal: Journal, interruption: Interruption | None = None) -> Prepared:
-    """The network, initialised, with its optimizer and schedule, and the images; seeds and threads of torch are set."""
+def prepare(configs: Sequence[Config], splits: "Splits", journals: Sequence[Journal]) -> Prepared:
+    """The networks, initialised, with their optimizers and schedules, and the images; seeds and threads of torch are set.
+
+    Several configurations differ in nothing but what ``population.py`` holds side by side.
+    """
     import torch
 
-    from gradlab.classifier import Classifier
-    from gradlab.data.balance import balanced_weights
-    from gradlab.data.sample import sample
-    from gradlab.initializers import DataDependent, initialize
-    from gradlab.models.base import PREPARATION_IMAGES, StartsFromImages, build_network
     from gradlab.models.trace import trace
     from gradlab.seeds import derive
 
-    torch.manual_seed(derive(config.seed, "forward"))
-    data = image_data(config, splits)
+    first = configs[0]
+    torch.manual_seed(derive(first.seed, "forward"))
+    data = image_data(configs, splits)
+    models = [prepare_network(config, splits, data) for config in configs]
+    calls = trace(models[0], first.spec.image_shape)
+    pass_examples = -(-first.batch_examples // first.trainer.accumulate)
+    threads = first.trainer.cpu_threads(pass_examples * calls[0].multiply_adds)
+    torch.set_num_threads(threads)
+    learners = [
+        prepare_learner(config, splits, model, journal)
+        for config, model, journal in zip(configs, models, journals, strict=True)
+    ]
+    return Prepared(learners, data, threads, calls)
+
+
+def prepare_network(config: Config, splits: "Splits", data: "ImageData") -> "nn.Module":
+    """The network of a run, initialised."""
+    from gradlab.data.sample import sample
+    from gradlab.initializers import DataDependent, initialize
+    from gradlab.models.base import PREPARATION_IMAGES, StartsFromImages, build_network
+
     model = build_network(config.model, config.spec, config.seed)
     initialize(model, config.init, config.seed)
     if isinstance(model, StartsFromImages):
         model.start_from_images(sample(splits, data.normalization, PREPARATION_IMAGES).images)
     if isinstance(config.init, DataDependent):
         config.init.calibrate(model, sample(splits, data.normalization, config.init.images).images)
-    calls = trace(model, config.spec.image_shape)
-    pass_examples = -(-config.batch_examples // config.trainer.accumulate)
-    threads = config.trainer.cpu_threads(pass_examples * calls[0].multiply_adds)
-    torch.set_num_threads(threads)
+    return model
+
+
+def prepare_learner(config: Config, splits: "Splits", model: "nn.Module", journal: Journal) -> "Learner":
+    """What trains ``model``."""
+    import torch
+
+    from gradlab.data.balance import balanced_weights
+    from gradlab.learner import Learner
+
     if any(parameter.dim() == 4 for parameter in model.parameters()):
         model = model.to(memory_format=torch.channels_last)
     weights = None
     if config.data.class_weights == "balanced":
         weights = torch.from_numpy(balanced_weights(splits.train, config.spec.classes)).to(_dtype(config))
-    classifier = Classifier(
+    return Learner(
         model,
         config.loss,
         config.optimizer,
@@ -106,19 +136,18 @@ def prepare(config: Config, splits: "Splits", journal: Journal, interruption: In
         clip_value=config.trainer.clip_value,
         accumulate=config.trainer.accumulate,
         class_weights=weights,
-        interruption=interruption,
     )
-    return Prepared(classifier, data, threads, calls)
 
 
-def image_data(config: Config, splits: "Splits") -> "ImageData":
-    """The images of a run, not yet on a device."""
+def image_data(configs: Sequence[Config], splits: "Splits") -> "ImageData":
+    """The images of a run, or of several that differ in their seeds at most; not yet on a device."""
     from gradlab.data.module import ImageData
 
+    config = configs[0]
     return ImageData(
         splits,
         batch_size=config.batch_examples,
-        seed=config.seed,
+        seeds=list(dict.fromkeys(each.seed for each in configs)),
         horizon=config.horizon,
         round_steps=config.trainer.steps("validate_every", config.horizon),
         dtype=_dtype(config),

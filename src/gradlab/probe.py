@@ -11,8 +11,8 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
-from gradlab.classifier import Classifier
 from gradlab.data.device import Batch
+from gradlab.learner import Learner
 
 IMAGES = 256
 """How many training images a look takes: enough for a unit that none of them wakes to be called dead."""
@@ -174,42 +174,42 @@ class LayerProbe(pl.Callback):
     Training data must come in chunks that end at multiples of ``every`` (``TrainingChunks.stop_every``).
 
     Args:
+        learner: whose network is looked into.
         batch: the images that every look takes.
         every: optimizer steps between looks.
         file: the CSV.
     """
 
-    def __init__(self, batch: Batch, every: int, file: Path) -> None:
+    def __init__(self, learner: Learner, batch: Batch, every: int, file: Path) -> None:
+        self.learner = learner
         self.batch = batch
         self.every = every
         self.file = file
         self._looked = -1
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, Classifier)
         self.batch = Batch(self.batch.images.to(module.device), self.batch.labels.to(module.device))
         with self.file.open("w", newline="") as file:
             csv.writer(file).writerow([field.name for field in fields(LayerState)])
-        self._look(module)
+        self._look()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(module, Classifier)
-        if module.steps_done % self.every == 0:
-            self._look(module)
+        if self.learner.ledger.steps_done % self.every == 0:
+            self._look()
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, Classifier)
-        self._look(module)
+        self._look()
 
-    def _look(self, module: Classifier) -> None:
-        if module.steps_done == self._looked:
+    def _look(self) -> None:
+        step = self.learner.ledger.steps_done
+        if step == self._looked:
             return
-        self._looked = module.steps_done
+        self._looked = step
         with self.file.open("a", newline="") as file:
             rows = csv.writer(file)
-            for state in look(module.model, self.batch, module.steps_done):
+            for state in look(self.learner.model, self.batch, step):
                 rows.writerow(asdict(state).values())
 
 

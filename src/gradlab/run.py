@@ -1,30 +1,22 @@
-"""One run, top to bottom: folder, data, model, training, test, figures, result."""
+"""A run, top to bottom: folder, data, model, training, test, figures, result. Or several runs at once, as a population."""
 
 import concurrent.futures
 import contextlib
-import json
-import secrets
-import shlex
 import signal
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from gradlab import environment
 from gradlab.config import Config
-from gradlab.errors import ConfigError, DataError, GradlabError
+from gradlab.errors import DataError, GradlabError
 from gradlab.interruption import Interrupted, Interruption
 from gradlab.prepare import check_device_and_libraries, lightning_trainer, prepare
-from gradlab.settings import MLflow
-from gradlab.tracking.folder import RunFolder
-from gradlab.tracking.journal import Journal
-from gradlab.tracking.shipper import Shipper
+from gradlab.record import Place, RunRecord
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -32,8 +24,9 @@ if TYPE_CHECKING:
 
     from gradlab.checkpoints import Checkpointer
     from gradlab.classifier import Classifier
-    from gradlab.data.datasets import Dataset
     from gradlab.data.datasets.base import Splits
+    from gradlab.learner import Learner
+    from gradlab.models.trace import Call
 
 
 @dataclass(frozen=True)
@@ -50,26 +43,6 @@ class Outcome:
         return self.metrics.get("best/val_accuracy")
 
 
-@dataclass(frozen=True)
-class Place:
-    """The place of a run in a sweep, whose process makes its folder, ships its journal and tells how it gets on.
-
-    folder: of the run, made and empty.
-    parent: the id of the sweep's record.
-    point: the hash of the run's configuration.
-    interruption: how the sweep ends the run.
-    load: gives the images of a dataset, perhaps of the run before.
-    report: told of the training's progress.
-    """
-
-    folder: RunFolder
-    parent: str
-    point: str
-    interruption: Interruption
-    load: "Callable[[Dataset], Splits]"
-    report: "pl.Callback"
-
-
 def run(config: Config, command: list[str], place: Place | None = None) -> Outcome:
     """Train, test and record one run. ``command`` is the command line, for the record; ``place`` that of a sweep's run.
 
@@ -77,27 +50,33 @@ def run(config: Config, command: list[str], place: Place | None = None) -> Outco
         ConfigError: CUDA was asked for and does not work, or timm refuses its optimizer; no folder is made.
         GradlabError: something outside the code failed, such as a damaged data file; the run is FAILED in its journal.
     """
+    return run_together([config], command, [place] if place else None)[0]
+
+
+def run_together(configs: Sequence[Config], command: list[str], places: Sequence[Place] | None = None) -> list[Outcome]:
+    """``run`` for each of ``configs``, all in one training where they are several: a population (``population.py``).
+
+    Raises:
+        Unstackable: their networks cannot be trained at once; no run has begun.
+        ConfigError, GradlabError: see ``run``.
+    """
     began = time.perf_counter()
-    check_device_and_libraries(config)
+    first, place = configs[0], places[0] if places else None
+    check_device_and_libraries(first)
 
     with place.interruption if place else Interruption() as interruption:
-        # The run's folder and journal. From here on MLflow is imported and its store opened by a process beside this one.
-        try:
-            folder = place.folder if place else RunFolder.create(Path(config.output_dir).expanduser(), config.name)
-        except OSError as error:
-            raise ConfigError(f"output_dir={config.output_dir} cannot hold a run's folder: {error}.") from error
-        folder.config.write_text(OmegaConf.to_yaml(OmegaConf.create(config.composed)))
-        journal = Journal(folder.journal)
-        _open_record(journal, config, folder, command, place)
-        shipper = Shipper(folder, config.tracking) if isinstance(config.tracking, MLflow) and not place else None
+        # Folders and journals: from here on MLflow is imported and its store opened by a process beside this one.
+        runs: list[RunRecord] = []
+        with _end_recorded(runs, interruption), contextlib.ExitStack() as cleanup:
+            for index, config in enumerate(configs):
+                runs.append(RunRecord(config, command, places[index] if places else None))
 
-        with _end_recorded(journal, folder, shipper, interruption), contextlib.ExitStack() as cleanup:
             # What data.download=true asks for, in this thread: a signal must be able to end it.
-            config.data.fetch()
+            first.data.fetch()
 
             # Data, while torch and Lightning are imported: seven seconds of imports on a slow machine.
             with concurrent.futures.ThreadPoolExecutor(1) as thread:
-                loading = thread.submit(place.load, config.data) if place else thread.submit(config.data.load)
+                loading = thread.submit(place.load, first.data) if place else thread.submit(first.data.load)
                 from rich.console import Console
 
                 from gradlab import console as terminal
@@ -109,210 +88,152 @@ def run(config: Config, command: list[str], place: Place | None = None) -> Outco
                 from gradlab.trained.network import images_record
 
                 splits = loading.result()
-            if len(splits.train) != config.spec.train_examples:
+            if len(splits.train) != first.spec.train_examples:
                 raise DataError("The files of the data were changed while the run began. Start it again.")
-            if splits.skipped:
-                folder.write_skipped(splits.skipped)
-                journal.artifact(folder.skipped)
 
-            # The network, its optimizer and its schedule; the images; Lightning's Trainer.
-            prepared = prepare(config, splits, journal, interruption)
-            classifier, screen = prepared.classifier, Console()
-            cleanup.callback(prepared.data.close)
-            checkpointer = Checkpointer(
-                folder.checkpoints,
-                seconds=60 * config.trainer.checkpoint_interval.number,
-                about={
-                    "config": config.composed,
-                    "images": images_record(config.spec, prepared.data.normalization),
-                    "versions": environment.versions(),
-                },
-            )
-            callbacks: list[pl.Callback] = [terminal.ProgressReport(screen), checkpointer]
+            # The networks, their optimizers and schedules; the images; Lightning's Trainer.
+            prepared = prepare(configs, splits, [run.journal for run in runs])
+            learners, data, screen = prepared.learners, prepared.data, Console()
+            cleanup.callback(data.close)
+            module = _module(learners, [config.seed for config in configs], interruption)
+            callbacks: list[pl.Callback] = [terminal.ProgressReport(screen)]
             callbacks += [place.report] if place else []
-            if every := config.trainer.probe_steps(config.horizon):
-                seen = sample(splits, prepared.data.normalization, probe.IMAGES, prepared.data.dtype)
-                callbacks.append(probe.LayerProbe(seen, every, folder.layer_states))
-            trainer = lightning_trainer(config, callbacks)
+            checkpointers = []
+            for run, learner in zip(runs, learners, strict=True):
+                about = {
+                    "config": run.config.composed,
+                    "images": images_record(first.spec, data.normalization),
+                    "versions": environment.versions(),
+                }
+                pause = 60 * first.trainer.checkpoint_interval.number
+                checkpointers.append(Checkpointer(learner, run.folder.checkpoints, pause, about))
+                if every := first.trainer.probe_steps(first.horizon):
+                    seen = sample(splits, data.normalization, probe.IMAGES, data.dtype)
+                    callbacks.append(probe.LayerProbe(learner, seen, every, run.folder.layer_states))
+            callbacks += checkpointers
+            trainer = lightning_trainer(first, callbacks)
             device = _device_name(trainer.strategy.root_device)
-            known_now = {"device": device, "threads": prepared.threads, "data_sha256": splits.fingerprint}
-            known_now["multiply_adds"] = prepared.calls[0].multiply_adds
-            journal.write("tags", tags={f"gradlab.{key}": str(value) for key, value in known_now.items()})
-            balance = ClassBalance.of(splits, config.spec.classes)
-            journal.write("tags", tags={"gradlab.class_imbalance": f"{balance.ratio:.3g}"})
-            folder.layers.parent.mkdir()
-            folder.layers.write_text(layer_table(prepared.calls))
-            journal.artifact(folder.layers, "model")
-            where = prepared.data.place(trainer.strategy.root_device)
-            lines = [*_headline(config, splits, classifier, device, where), splits.remark]
+            balance = ClassBalance.of(splits, first.spec.classes)
+            for run in runs:
+                run.know(device=device, threads=prepared.threads, data_sha256=splits.fingerprint)
+                run.know(multiply_adds=prepared.calls[0].multiply_adds, population=len(runs))
+                run.journal.write("tags", tags={"gradlab.class_imbalance": f"{balance.ratio:.3g}"})
+                run.folder.layers.parent.mkdir()
+                run.folder.layers.write_text(layer_table(prepared.calls))
+                run.journal.artifact(run.folder.layers, "model")
+                if splits.skipped:
+                    run.folder.write_skipped(splits.skipped)
+                    run.journal.artifact(run.folder.skipped)
+            where = data.place(trainer.strategy.root_device)
+            lines = [*_headline(configs, splits, learners[0], device, where), splits.remark]
             if notice := balance.notice():
-                lines.append(f"{notice}; data.class_weights={config.data.class_weights}")
+                lines.append(f"{notice}; data.class_weights={first.data.class_weights}")
             screen.print("\n".join(filter(None, lines)), highlight=False, soft_wrap=True, markup=False)
 
             # Training.
             ready = time.perf_counter()
-            trainer.fit(classifier, datamodule=prepared.data)
-            status = "diverged" if classifier.divergence else "killed" if interruption() else "finished"
+            trainer.fit(module, datamodule=data)
 
-            # The only look at the test set, by the network that validation chose.
-            if status == "finished":
-                checkpointer.restore_best(classifier)
-                trainer.test(classifier, datamodule=prepared.data, verbose=False)
+            # The only look at the test set, by the networks that validation chose.
+            statuses = [_status(learner, interruption) for learner in learners]
+            for status, checkpointer in zip(statuses, checkpointers, strict=True):
+                if status == "finished":
+                    checkpointer.restore_best()
+            if "finished" in statuses:
+                trainer.test(module, datamodule=data, verbose=False)
 
-            # The result, on disk before anything that is only there to be looked at.
-            metrics = _summary(classifier, checkpointer)
-            journal.metrics(classifier.steps_done, metrics)
-            result = _result(config, status, metrics, classifier) | known_now | {"class_counts": balance.counts()}
-            result |= {"point": place.point} if place else {}
-            result["seconds"] = {
-                "until_training": ready - began,
-                "training_steps": classifier.training_seconds,
-                "training_and_test": time.perf_counter() - ready,
-                "total": time.perf_counter() - began,
-            }
-            folder.write_result(result)
-            if folder.layer_states.exists():
-                journal.artifact(folder.layer_states, "model")
-            if config.plots:
-                from gradlab.analysis.figures import draw_run
-                from gradlab.analysis.network_diagram import draw_network
-
-                draw_run(folder, config.spec, splits, classifier)
-                about = f"{getattr(config.model, 'arch', config.model.name)} on {config.data.name}"
-                loss = config.loss.name.replace("_", " ")
-                draw_network(
-                    folder.plots / "network.png", prepared.calls, splits.test.at(np.zeros(1, np.int64))[0], about, loss
-                )
-                if folder.layer_states.exists():
-                    from gradlab.analysis.layers_figure import layers_figure
-
-                    layers_figure(probe.read_states(folder.layer_states)).savefig(folder.plots / "layers.png", dpi=110)
-                if config.augment:
-                    from gradlab.analysis.augmented import draw_augmented
-
-                    draw_augmented(folder, config.spec, splits.train, prepared.data.augmenter("cpu"))
-                journal.artifact(folder.plots, "plots")
-            if checkpointer.best:
-                journal.artifact(folder.checkpoints / "best", "checkpoints/best")
-            _close_record(journal, status, classifier)
+            # The results, then what is only there to be looked at.
+            for run, learner, checkpointer, status in zip(runs, learners, checkpointers, statuses, strict=True):
+                now = time.perf_counter()
+                seconds = {
+                    "until_training": ready - began,
+                    "training_steps": learner.ledger.training_seconds,
+                    "training_and_test": (now - ready) / len(runs),
+                    "total": (now - began) / len(runs),
+                }
+                run.conclude(learner, status, _summary(learner, checkpointer), seconds)
+                if run.folder.layer_states.exists():
+                    run.journal.artifact(run.folder.layer_states, "model")
+                if run.config.plots:
+                    _draw(run, splits, learner, prepared.calls, data.augmenter("cpu"))
+                if checkpointer.best:
+                    run.journal.artifact(run.folder.checkpoints / "best", "checkpoints/best")
+                run.close(learner)
 
     # What MLflow took, and the table.
-    see = note = None
-    if shipper is not None:
-        shipped = shipper.finish()
-        result |= {"mlflow_run_id": shipped.run_id, "mlflow_experiment_id": shipped.experiment_id}
-        if shipped.pending:
-            sync = terminal.command("sync", str(folder.path))
-            note = f"{shipped.pending:,} records are not in MLflow: {shipped.error}.\nOnce it works again: {sync}"
-        else:
-            see = terminal.command("ui", *_store_arguments(config.tracking))
-        result["seconds"]["total"] = time.perf_counter() - began
-        folder.write_result(result)
-    terminal.print_results(screen, result, folder.path, see, note)
-    return Outcome(status, folder.path, metrics, interruption.signum if status == "killed" else None)
+    for run in runs:
+        see = note = None
+        if run.shipper is not None:
+            shipped = run.shipper.finish()
+            run.result |= {"mlflow_run_id": shipped.run_id, "mlflow_experiment_id": shipped.experiment_id}
+            if shipped.pending:
+                sync = terminal.command("sync", str(run.folder.path))
+                note = f"{shipped.pending:,} records are not in MLflow: {shipped.error}.\nOnce it works again: {sync}"
+            else:
+                see = terminal.command("ui", *_store_arguments(run.config.tracking))
+            run.result["seconds"]["total"] = time.perf_counter() - began
+            run.folder.write_result(run.result)
+        terminal.print_results(screen, run.result, run.folder.path, see, note)
+    return [_outcome(run, interruption) for run in runs]
 
 
-def _result(config: Config, status: str, metrics: dict[str, float], classifier: "Classifier") -> dict[str, Any]:
-    from gradlab.checkpoints import parameters_sha256
-    from gradlab.models.size import parameter_count
+def _module(learners: "list[Learner]", seeds: list[int], interruption: Interruption) -> "Classifier":
+    """What Lightning trains: one run, or several at once."""
+    if len(learners) == 1:
+        from gradlab.classifier import Classifier
 
-    return {
-        "status": status,
-        "name": config.name,
-        "metrics": metrics,
-        "steps": classifier.steps_done,
-        "diverged": vars(classifier.divergence) if classifier.divergence else None,
-        "seed": config.seed,
-        "parameters": parameter_count(classifier.model),
-        # A diverged run's weights are those of wherever its chunk ended, and no two runs' chunks are alike.
-        "parameters_sha256": None if classifier.divergence else parameters_sha256(classifier.model),
-        "versions": environment.versions(),
-        "source": environment.source(),
-    }
+        return Classifier(learners[0], interruption)
+    from gradlab.population import Population
+
+    return Population(learners, seeds, interruption)
 
 
-def _open_record(journal: Journal, config: Config, folder: RunFolder, command: list[str], place: Place | None) -> None:
-    """The journal's first lines: who this run is, and its configuration."""
-    tags = {"gradlab.seed": str(config.seed), **about_process(folder, command)}
-    experiment = config.tracking.experiment if isinstance(config.tracking, MLflow) else "gradlab"
-    identity = f"{folder.path.name}.{secrets.token_hex(4)}"
-    sweep = {"parent": place.parent, "point": place.point} if place else {}
-    params = flat(config.composed)
-    journal.write("run", id=identity, name=config.name, experiment=experiment, params=params, tags=tags, **sweep)
-    journal.artifact(folder.config)
+def _status(learner: "Learner", interruption: Interruption) -> str:
+    if learner.ledger.divergence:
+        return "diverged"
+    return "killed" if interruption() else "finished"
 
 
-def about_process(folder: RunFolder, command: list[str]) -> dict[str, str]:
-    """Tags of a run, or of a sweep, that say by whom, where, and with which versions it was made."""
-    tags = {
-        "gradlab.status": "running",
-        "gradlab.command": shlex.join(command),
-        "gradlab.folder": str(folder.path),
-        "gradlab.processor": environment.processor(),
-        "gradlab.host": socket.gethostname(),
-        "mlflow.user": environment.user(),
-        "mlflow.source.name": Path(command[0]).name,
-        "mlflow.source.type": "LOCAL",
-    }
-    tags |= {f"gradlab.version.{package}": version for package, version in environment.versions().items()}
-    for key, value in environment.source().items():
-        tags[f"gradlab.git.{key}"] = value
-        if key == "commit":
-            tags["mlflow.source.git.commit"] = value
-    return tags
+def _outcome(run: RunRecord, interruption: Interruption) -> Outcome:
+    status = run.result["status"]
+    return Outcome(status, run.folder.path, run.result["metrics"], interruption.signum if status == "killed" else None)
 
 
-def flat(node: Any, path: str = "") -> dict[str, Any]:
-    """``{"optimizer": {"lr": 0.1}}`` as ``{"optimizer.lr": 0.1}``; lists stay whole, written as JSON."""
-    if not isinstance(node, dict):
-        return {path: json.dumps(node) if isinstance(node, list) else "null" if node is None else node}
-    leaves: dict[str, Any] = {}
-    for key, child in node.items():
-        leaves |= flat(child, f"{path}.{key}" if path else str(key))
-    return leaves
+def _draw(run: RunRecord, splits: "Splits", learner: "Learner", calls: "list[Call]", augmenter: Any) -> None:
+    """The figures of a run."""
+    from gradlab.analysis.figures import draw_run
+    from gradlab.analysis.network_diagram import draw_network
 
+    config, folder = run.config, run.folder
+    draw_run(folder, config.spec, splits, learner)
+    about = f"{getattr(config.model, 'arch', config.model.name)} on {config.data.name}"
+    one = splits.test.at(np.zeros(1, np.int64))[0]
+    draw_network(folder.plots / "network.png", calls, one, about, config.loss.name.replace("_", " "))
+    if folder.layer_states.exists():
+        from gradlab.analysis.layers_figure import layers_figure
+        from gradlab.probe import read_states
 
-def _close_record(journal: Journal, status: str, classifier: "Classifier") -> None:
-    tags = {"gradlab.status": status}
-    if classifier.divergence:
-        tags |= {
-            "gradlab.diverged_at_step": str(classifier.divergence.step),
-            "gradlab.diverged_at_lr": f"{classifier.divergence.lr:.6g}",
-        }
-    journal.write("tags", tags=tags)
-    journal.write("end", status="KILLED" if status == "killed" else "FINISHED")
-    journal.close()
+        layers_figure(read_states(folder.layer_states)).savefig(folder.plots / "layers.png", dpi=110)
+    if config.augment:
+        from gradlab.analysis.augmented import draw_augmented
+
+        draw_augmented(folder, config.spec, splits.train, augmenter)
+    run.journal.artifact(folder.plots, "plots")
 
 
 @contextlib.contextmanager
-def _end_recorded(
-    journal: Journal, folder: RunFolder, shipper: Shipper | None, interruption: Interruption
-) -> Iterator[None]:
-    """Whatever ends a run early is in its journal, in its result and in MLflow.
-
-    Each is written whether or not the others can be: a full disk must not leave a run RUNNING in MLflow. A run that has
-    its result already (a failure while drawing its figures) keeps it.
-    """
+def _end_recorded(runs: Sequence[RunRecord], interruption: Interruption) -> Iterator[None]:
+    """Whatever ends runs early is in their journals, in their results and in MLflow."""
     try:
         yield
     except BaseException as error:
         # Lightning turns a signal outside of training into SystemExit; without a signal it is the run's own sys.exit.
         quitting = isinstance(error, SystemExit) and not interruption() and type(error) is SystemExit
         killed = isinstance(error, KeyboardInterrupt | SystemExit) and not quitting
-        reason = "interrupted" if killed else f"{type(error).__name__}: {error}"
-        status = "killed" if killed else "failed"
-        with contextlib.suppress(OSError):
-            if folder.result.exists():
-                status = json.loads(folder.result.read_text())["status"]
-            else:
-                folder.write_result({"status": status, "reason": reason, "versions": environment.versions()})
-        with contextlib.suppress(OSError):
-            journal.write("tags", tags={"gradlab.status": status, "gradlab.reason": reason[:5000]})
-            journal.write("end", status={"killed": "KILLED", "failed": "FAILED"}.get(status, "FINISHED"))
-        with contextlib.suppress(OSError):
-            journal.close()
-        if shipper is not None:
-            shipper.finish()
+        for run in runs:
+            run.end_early(
+                "killed" if killed else "failed", "interrupted" if killed else f"{type(error).__name__}: {error}"
+            )
         if quitting:
             raise GradlabError(f"The run ended itself by sys.exit({error.code!r}).") from error  # type: ignore[attr-defined]
         if isinstance(error, SystemExit):
@@ -322,7 +243,7 @@ def _end_recorded(
 
             if is_lost_worker(error):
                 raise lost_worker() from error
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise GradlabError(
                 f"There is not enough memory for this network and batch: {str(error).splitlines()[0]}. "
                 "Choose a smaller model, a smaller data.batch_size, or another device."
@@ -330,17 +251,20 @@ def _end_recorded(
         raise
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that the memory of the device, or of the machine, did not suffice."""
+    if error.__cause__ is not None and is_out_of_memory(error.__cause__):
+        return True
     # torch's CPU allocator raises a plain RuntimeError, CUDA's a subclass named OutOfMemoryError.
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error))
 
 
-def _summary(classifier: "Classifier", checkpointer: "Checkpointer") -> dict[str, float]:
-    metrics = dict(classifier.test_metrics)
+def _summary(learner: "Learner", checkpointer: "Checkpointer") -> dict[str, float]:
+    metrics = dict(learner.ledger.test_metrics)
     if checkpointer.best:
         metrics |= {"best/val_accuracy": checkpointer.best["val/accuracy"], "best/step": checkpointer.best_step}
-    if classifier.last_round and not classifier.divergence:
-        metrics["final/train_loss"] = classifier.last_round["train/loss"]
+    if learner.ledger.last_round and not learner.ledger.divergence:
+        metrics["final/train_loss"] = learner.ledger.last_round["train/loss"]
     return metrics
 
 
@@ -350,14 +274,15 @@ def _device_name(device: "torch.device") -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else environment.processor()
 
 
-def _headline(config: Config, splits: "Splits", classifier: "Classifier", device: str, where: str) -> list[str]:
+def _headline(configs: Sequence[Config], splits: "Splits", learner: "Learner", device: str, where: str) -> list[str]:
     """One line for what runs, and one for on what."""
     from gradlab.models.size import parameter_count
 
+    config = configs[0]
     usual = ("uniform", "none")
     choices = " · ".join(
         [
-            f"{config.model.name} ({parameter_count(classifier.model):,} parameters)",
+            f"{config.model.name} ({parameter_count(learner.model):,} parameters)",
             f"{config.optimizer_name} lr={config.optimizer.lr:.6g}",
             *(
                 choice.name
@@ -369,6 +294,8 @@ def _headline(config: Config, splits: "Splits", classifier: "Classifier", device
             f"seed {config.seed}",
         ]
     )
+    if len(configs) > 1:
+        choices = f"{len(configs)} runs at once, the first: {choices}"
     kind = "points" if config.spec.planar else "images"
     sizes = f"{len(splits.train):,} training, {len(splits.val):,} validation and {len(splits.test):,} test {kind}"
     data = f"{config.data.name}: {sizes} ({where}), batches of {config.batch_examples:,}, on {device}"

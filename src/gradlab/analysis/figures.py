@@ -16,25 +16,28 @@ from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import metric_rows
 
 if TYPE_CHECKING:
-    from gradlab.classifier import Classifier, Divergence
+    from gradlab.learner import Learner
+    from gradlab.ledger import Divergence
 
 TRAIN, VAL, RED = "#8ab4d8", "#1f4e79", "#c0392b"
 Series = tuple[list[int], list[float]]
 
 
-def draw_run(folder: RunFolder, spec: DataSpec, splits: Splits, classifier: "Classifier") -> None:
+def draw_run(folder: RunFolder, spec: DataSpec, splits: Splits, learner: "Learner") -> None:
     """Draw every figure of a run; those of the test set only where it was read."""
     folder.plots.mkdir(exist_ok=True)
-    curves(folder.journal, classifier.divergence).savefig(folder.plots / "curves.png", dpi=110)
+    curves(folder.journal, learner.ledger.divergence).savefig(folder.plots / "curves.png", dpi=110)
     learning_rate(folder.journal).savefig(folder.plots / "learning_rate.png", dpi=110)
-    if len(classifier.test_labels):
-        labels = classifier.test_labels.cpu().numpy()
-        probabilities = classifier.test_logits.softmax(1).cpu().numpy()
+    if len(learner.test_labels):
+        labels = learner.test_labels.cpu().numpy()
+        probabilities = learner.test_logits.softmax(1).cpu().numpy()
         kind = "points" if spec.planar else "images"
         confusion = confusion_matrix(labels, probabilities.argmax(1), spec.classes, kind)
         confusion.savefig(folder.plots / "confusion.png", dpi=110)
         if spec.planar:
-            decision_boundary(classifier, splits, spec.classes).savefig(folder.plots / "decision_boundary.png", dpi=110)
+            decision_boundary(learner.model, splits, spec.classes).savefig(
+                folder.plots / "decision_boundary.png", dpi=110
+            )
         else:
             mistakes(splits.test, labels, probabilities, spec.classes).savefig(folder.plots / "mistakes.png", dpi=110)
 

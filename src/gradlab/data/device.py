@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -159,10 +159,11 @@ class Preparation:
 class Chunk:
     """Consecutive mini-batches, handed to Lightning as one batch: its Python for a batch is paid once for all of them.
 
-    ``first_step`` is the optimizer step of the first mini-batch, 0 for a run's first. Iterating makes the batches, once.
+    ``first_step`` is the optimizer step of the first mini-batch, 0 for a run's first. Iterating makes the batches, once:
+    each a ``Batch``, or a tuple of them from ``SideBySide``.
     """
 
-    def __init__(self, first_step: int, steps: int, batches: Iterator[Batch]) -> None:
+    def __init__(self, first_step: int, steps: int, batches: Iterator[Any]) -> None:
         self.first_step = first_step
         self._steps = steps
         self._batches = batches
@@ -170,7 +171,7 @@ class Chunk:
     def __len__(self) -> int:
         return self._steps
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         return itertools.islice(self._batches, self._steps)
 
 
@@ -227,11 +228,11 @@ class TrainingChunks:
         self.stop_every = stop_every
         self.pace = Pace()
         self.next_step = 0
-        self._batches: Iterator[Batch] | None = None
+        self._batches: Iterator[Any] | None = None
 
     def __iter__(self) -> Iterator[Chunk]:
         if self._batches is None:
-            self._batches = self._made_from(self.next_step)
+            self._batches = self.made_from(self.next_step)
         end = min(self.horizon.total_steps, (self.next_step // self.round_steps + 1) * self.round_steps)
         while self.next_step < end:
             first = self.next_step
@@ -251,9 +252,34 @@ class TrainingChunks:
                 yield Pick(epoch, indices)
             epoch, batch = epoch + 1, 0
 
-    def _made_from(self, first_step: int) -> Iterator[Batch]:
+    def made_from(self, first_step: int) -> Iterator[Any]:
+        """The batches of every optimizer step from ``first_step`` on."""
         ours, theirs = itertools.tee(self.picks(first_step))  # a source may read ahead
         return map(self.preparation.training, self.source.batches(theirs), ours)
+
+
+class SideBySide(TrainingChunks):
+    """The training set as runs with different seeds see it at the same time: a step has a tuple of batches, one for each.
+
+    Args:
+        parts: the chunks of each seed, alike in all else.
+    """
+
+    def __init__(self, parts: Sequence[TrainingChunks]) -> None:
+        first = parts[0]
+        super().__init__(
+            first.source,
+            first.preparation,
+            first.batch_size,
+            first.seed,
+            first.horizon,
+            first.round_steps,
+            first.stop_every,
+        )
+        self.parts = parts
+
+    def made_from(self, first_step: int) -> Iterator[tuple[Batch, ...]]:
+        return zip(*(part.made_from(first_step) for part in self.parts), strict=True)
 
 
 def evaluation_batch(image_shape: Sequence[int]) -> int:

@@ -14,6 +14,7 @@ from gradlab.data.device import (
     EvaluationBatches,
     Normalization,
     Preparation,
+    SideBySide,
     Source,
     TrainingChunks,
     evaluation_batch,
@@ -28,7 +29,7 @@ class ImageData(pl.LightningDataModule):
     Args:
         splits: the images of the run.
         batch_size: images to an optimizer step.
-        seed: of the run; decides the order of the batches and how images are augmented.
+        seeds: of the run; decides the order of the batches and how images are augmented. Of several, each has its own.
         horizon: length of the run.
         round_steps: steps between validations.
         dtype: of the float images.
@@ -41,7 +42,7 @@ class ImageData(pl.LightningDataModule):
         splits: Splits,
         *,
         batch_size: int,
-        seed: int,
+        seeds: Sequence[int],
         horizon: Horizon,
         round_steps: int,
         dtype: torch.dtype = torch.float32,
@@ -51,7 +52,7 @@ class ImageData(pl.LightningDataModule):
         super().__init__()
         self.splits = splits
         self.batch_size = batch_size
-        self.seed = seed
+        self.seeds = seeds
         self.horizon = horizon
         self.round_steps = round_steps
         self.stop_every = stop_every
@@ -73,18 +74,22 @@ class ImageData(pl.LightningDataModule):
                 fits = examples.decoded_bytes <= free and not isinstance(examples, StreamedExamples)
                 free -= examples.decoded_bytes if fits else 0
                 self._sources[name] = DeviceImages(examples, device) if fits else StreamedImages(examples, device)
-            self._preparation = Preparation(self.normalization, device, self.dtype, self.augmenter(device))
+            self._preparations = [
+                Preparation(self.normalization, device, self.dtype, self.augmenter(device, seed)) for seed in self.seeds
+            ]
         train, total = self._sources["train"], sum(examples.decoded_bytes for examples in splits.values())
         if not isinstance(train, StreamedImages):
             return f"{_bytes(total)} on the device"
         by = f"by {train.workers} workers" if train.workers else "from memory"
         return f"{_bytes(total)} decoded, streamed {by}"
 
-    def augmenter(self, device: torch.device | str) -> Augmenter | None:
-        """The run's augmentations, for images on ``device``; None where there are none."""
+    def augmenter(self, device: torch.device | str, seed: int | None = None) -> Augmenter | None:
+        """The augmentations of the run with ``seed``, or of the first, for images on ``device``; None where there are none."""
         if not self.augmentations:
             return None
-        return Augmenter(self.augmentations, self.seed, self.normalization.mean, device, self.dtype)
+        return Augmenter(
+            self.augmentations, self.seeds[0] if seed is None else seed, self.normalization.mean, device, self.dtype
+        )
 
     def close(self) -> None:
         """End the processes that read images, where there are any."""
@@ -93,15 +98,19 @@ class ImageData(pl.LightningDataModule):
                 source.close()
 
     def train_dataloader(self) -> TrainingChunks:
-        return TrainingChunks(
-            self._sources["train"],
-            self._preparation,
-            self.batch_size,
-            self.seed,
-            self.horizon,
-            self.round_steps,
-            self.stop_every,
-        )
+        chunks = [
+            TrainingChunks(
+                self._sources["train"],
+                preparation,
+                self.batch_size,
+                seed,
+                self.horizon,
+                self.round_steps,
+                self.stop_every,
+            )
+            for seed, preparation in zip(self.seeds, self._preparations, strict=True)
+        ]
+        return chunks[0] if len(chunks) == 1 else SideBySide(chunks)
 
     def val_dataloader(self) -> EvaluationBatches:
         return self._evaluation("val")
@@ -111,7 +120,7 @@ class ImageData(pl.LightningDataModule):
 
     def _evaluation(self, name: str) -> EvaluationBatches:
         size = evaluation_batch(self.splits.train.image_shape)
-        return EvaluationBatches(self._sources[name], self._preparation, size)
+        return EvaluationBatches(self._sources[name], self._preparations[0], size)
 
 
 def _free(device: torch.device, share: float) -> float:

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import IO
 
 from gradlab.errors import GradlabError
+from gradlab.sweeps.grouping import group_of, parcels
 from gradlab.sweeps.record import Point, SweepRecord
 from gradlab.sweeps.seats import Seat
 from gradlab.sweeps.table import Table
@@ -37,6 +38,7 @@ class Execution:
         parent: the id in the sweep's journal.
         journal: of the sweep.
         seats: of the workers.
+        population: the largest population that points of one group may be trained as; 1 for each point alone.
         fail_fast: whether the first failed point ends the execution.
         lock: the sweep's.
         table: told what happens.
@@ -48,6 +50,7 @@ class Execution:
         parent: str,
         journal: Journal,
         seats: list[Seat],
+        population: int,
         fail_fast: bool,
         lock: IO[str],
         table: Table,
@@ -55,14 +58,16 @@ class Execution:
         self.record = record
         self.parent = parent
         self.journal = journal
+        self.population = population
         self.fail_fast = fail_fast
         self.lock = lock
         self.table = table
         self.signum: int | None = None
-        self._waiting: deque[Point] = deque()
+        self._waiting: deque[list[Point]] = deque()
         self._seats = seats
         self._workers: list[Worker] = []
         self._selector = selectors.DefaultSelector()
+        self._given_up: list[Point] = []
         self._deaths: dict[str, int] = {}
         self._failed_starts = 0
         self._stop_at: float | None = None
@@ -75,16 +80,17 @@ class Execution:
         Raises:
             GradlabError: workers cannot be started at all.
         """
-        self._waiting.extend(point for point in self.record.points if point.status == "waiting" and point.config)
-        if not self._waiting:
+        waiting = [point for point in self.record.points if point.status == "waiting" and point.config]
+        if not waiting:
             return
+        self._waiting.extend(self._parcels(waiting, self.population))
         with self._signals(), self.table:
             free = list(self._seats)
             for worker in self._workers:
                 free.remove(worker.seat)
             for seat in free[: max(0, len(self._waiting) - len(self._workers))]:
                 self._start(seat)
-            while (self._waiting and self._stop_at is None) or any(worker.point for worker in self._workers):
+            while (self._waiting and self._stop_at is None) or any(worker.points for worker in self._workers):
                 self._look()
                 self.table.update(self._workers)
                 self.record.write_in_time()
@@ -124,45 +130,80 @@ class Execution:
             worker.ready, self._failed_starts = True, 0
         elif event["event"] == "progress":
             worker.said = event
+        elif event["event"] == "say":
+            self.table.say(event["line"])
+        elif event["event"] == "again":
+            point = self._handed_back(worker, event)
+            self._bury(point, "killed", "its population was given up")
+            point.status, point.reason = "waiting", event["reason"]
+            self._given_up.append(point)
+            if not worker.points:
+                self._divide(self._given_up, event)
+                self._given_up = []
         elif event["event"] == "done":
-            point, worker.point = worker.point, None
-            assert point is not None
+            point = self._handed_back(worker, event)
             if event["status"] == "killed" and self._stop_at is None:
                 self._try_again(point, "somebody sent its worker a signal")  # we have not
             else:
                 self._settle(point, event["status"], event["reason"], event["metrics"])
 
+    def _parcels(self, points: list[Point], size: int) -> list[list[Point]]:
+        """``points`` as a worker takes them: those of a group together."""
+        groups = [group_of(point.config) if point.config else None for point in points]
+        made = parcels(groups, {group: size for group in groups if group}, len(self._seats))
+        return [[points[place] for place in parcel] for parcel in made]
+
+    @staticmethod
+    def _handed_back(worker: Worker, event: Message) -> Point:
+        """The point of an event, which its worker has no more."""
+        point = next(point for point in worker.points if point.id == event["point"])
+        worker.points.remove(point)
+        return point
+
+    def _divide(self, points: list[Point], event: Message) -> None:
+        """A population could not be trained: half as many at once where memory was short, else each alone."""
+        size = len(points) // 2 if event["memory"] else 1
+        made = self._parcels(points, max(1, size))
+        self._waiting.extendleft(reversed(made))
+        how = f"populations of {size}" if size > 1 else "one by one"
+        self.table.say(f"{points[0].name} and {len(points) - 1} more: {event['reason']}; they are trained {how}")
+
     def _assign(self, worker: Worker) -> None:
-        """Give an idle worker the next point, if one waits."""
+        """Give an idle worker the next points, if any wait."""
         while self._waiting and self._stop_at is None:
-            point = self._waiting.popleft()
-            try:
-                folder = RunFolder.create(self.record.folder.runs, point.name)
-            except OSError as error:
-                self._settle(point, "failed", f"its folder cannot be made: {error}", {})
-                continue
-            point.status, point.reason, point.tries = "running", None, point.tries + 1
-            point.folder = str(folder.path.relative_to(self.record.folder.path))
-            worker.run(point, folder.path, self.parent, self.record.command)
-            return
+            points, folders = [], []
+            for point in self._waiting.popleft():
+                try:
+                    folder = RunFolder.create(self.record.folder.runs, point.name)
+                except OSError as error:
+                    self._settle(point, "failed", f"its folder cannot be made: {error}", {})
+                    continue
+                point.status, point.reason, point.tries = "running", None, point.tries + 1
+                point.folder = str(folder.path.relative_to(self.record.folder.path))
+                points.append(point)
+                folders.append(folder.path)
+            if points:
+                worker.run(points, folders, self.parent, self.record.command)
+                return
 
     def _lost(self, worker: Worker) -> None:
         """A worker has died: its point is tried once more, and another worker takes its seat."""
         if worker not in self._workers:
             return
         self._forget(worker)
-        reason, point = worker.died_of(), worker.point
+        reason, points = worker.died_of(), worker.points
         worker.kill()
-        if point is None:
+        if not points:
             self._failed_starts += not worker.ready
             if self._failed_starts >= STARTS:
                 raise GradlabError(f"The sweep's workers cannot start: {reason}. {_tail(worker.log)}")
-        elif self._stop_at is not None:
-            self._bury(point, "killed", "interrupted")
-            self._settle(point, "killed", "interrupted", {})
-        else:
-            self._bury(point, "failed", reason)
-            self._try_again(point, reason)
+        for point in points:
+            if self._stop_at is not None:
+                self._bury(point, "killed", "interrupted")
+                self._settle(point, "killed", "interrupted", {})
+            else:
+                self._bury(point, "failed", reason)
+                self._try_again(point, reason)
         if self._waiting and self._stop_at is None:
             self._start(worker.seat)
 
@@ -170,7 +211,7 @@ class Execution:
         self._deaths[point.id] = self._deaths.get(point.id, 0) + 1
         if self._deaths[point.id] < DEATHS:
             point.status, point.reason = "waiting", reason
-            self._waiting.appendleft(point)
+            self._waiting.appendleft([point])  # alone: it may have been the fault of another member
             self.table.say(f"{point.name}: {reason}; it is tried once more")
         else:
             self._settle(point, "failed", f"{reason}, twice", {})
@@ -212,9 +253,9 @@ class Execution:
     def _give_up(self, worker: Worker) -> None:
         self._forget(worker)
         worker.kill()
-        if worker.point is not None:
-            self._bury(worker.point, "killed", "interrupted")
-            self._settle(worker.point, "killed", "interrupted", {})
+        for point in worker.points:
+            self._bury(point, "killed", "interrupted")
+            self._settle(point, "killed", "interrupted", {})
 
     # ------------------------------------------------------------------ the end
 

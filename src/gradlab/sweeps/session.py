@@ -16,7 +16,7 @@ from rich.console import Console
 from gradlab.config import AXES, Config
 from gradlab.errors import ConfigError, GradlabError
 from gradlab.interruption import Interrupted
-from gradlab.run import about_process, flat
+from gradlab.record import about_process, flat
 from gradlab.settings import MLflow, Tracking
 from gradlab.sweeps import identity, resuming
 from gradlab.sweeps.composition import Explain, compose_all
@@ -174,7 +174,14 @@ class Session:
             known = {point.name: self._accuracy(point) for point in record.points}
             table = Table(self.console, record, {name: found for name, found in known.items() if found is not None})
             self._execution = Execution(
-                record, self._parent, self._journal, places, settings.fail_fast, self._lock, table
+                record,
+                self._parent,
+                self._journal,
+                places,
+                settings.largest_population,
+                settings.fail_fast,
+                self._lock,
+                table,
             )  # fmt: skip
         execution = self._execution
         try:

@@ -17,16 +17,31 @@ class Launching:
     workers: processes on the CPU, ≥ 1; or null for as many as there are cores for their threads and memory for them.
     runs_per_gpu: processes to each GPU, ≥ 1.
     fail_fast: whether the first failed point ends the sweep.
+    population: ``auto`` trains points that differ in numbers only (``sweeps/grouping.py``) at once, as many as measure
+        fastest; ``off`` trains each alone, and a number ≥ 2 so many at once.
     """
 
     workers: int | None
     runs_per_gpu: int
     fail_fast: bool
+    population: Any
 
     def __post_init__(self) -> None:
         if self.workers is not None:
             check_number(self, "workers", at_least=1, at_most=1024)
         check_number(self, "runs_per_gpu", at_least=1, at_most=64)
+        # Hydra's grammar, like YAML's first version, reads a bare off as false.
+        if self.population not in ("auto", "off", False) and (
+            isinstance(self.population, bool) or not isinstance(self.population, int) or self.population < 2
+        ):
+            raise FieldError("population", f"must be auto, off or a whole number ≥ 2, not '{self.population}'")
+
+    @property
+    def largest_population(self) -> int:
+        """Members at most; 1 where every point is trained alone."""
+        if self.population == "auto":
+            return 32
+        return self.population if isinstance(self.population, int) and self.population else 1
 
 
 def launching(values: dict[str, Any]) -> Launching:

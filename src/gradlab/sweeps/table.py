@@ -99,10 +99,11 @@ class Table:
     def _running(self, workers: "Sequence[Worker]") -> list[str]:
         lines = []
         for worker in workers:
-            if worker.point is None:
+            if not worker.points:
                 lines.append("  " + ("free" if worker.ready else "starting …"))
                 continue
-            line = f"  {worker.point.name}"
+            first, *others = worker.points
+            line = f"  {first.name}" + (f" and {len(others)} more at once" if others else "")
             if worker.said:
                 line += f"  step {worker.said['step']:,}/{worker.said['steps']:,}"
                 if worker.said["val"] is not None:
@@ -112,7 +113,11 @@ class Table:
 
     def _seconds_left(self, workers: "Sequence[Worker]") -> float | None:
         """By the points done in this process and what the running ones have behind them."""
-        shares = [worker.said["step"] / worker.said["steps"] for worker in workers if worker.point and worker.said]
+        shares = [
+            len(worker.points) * worker.said["step"] / worker.said["steps"]
+            for worker in workers
+            if worker.points and worker.said
+        ]
         done = self._settled + sum(shares)
         if done < 1 or not workers:
             return None

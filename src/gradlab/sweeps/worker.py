@@ -3,8 +3,9 @@
 ``python -m gradlab.sweeps.worker`` reads commands from its standard input and writes events to its standard output, one JSON
 object to a line. What a point prints goes into ``console.log`` in its folder, because the terminal shows the sweep.
 
-Commands: ``start`` (where to import from; the first line), ``run`` (one point), ``stop`` (end the point after the step it is
-in). Events: ``ready``, ``progress``, ``done``. End of input means that the sweep is over or its process dead: the worker ends
+Commands: ``start`` (where to import from; the first line), ``run`` (one point, or several as a population), ``stop`` (end them
+after the step that they are in). Events: ``ready``, ``progress``, ``say`` (a line for the terminal), and for each point
+``done``, or ``again`` where it should be trained on its own. End of input means that the sweep is over or its process dead: the worker ends
 at once, whatever it is doing, so that none is left behind.
 """
 
@@ -23,11 +24,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from gradlab.config import build_config
+from gradlab.config import Config, build_config
 from gradlab.interruption import Interrupted, Interruption
-from gradlab.run import Outcome, Place, run
+from gradlab.record import Place
+from gradlab.run import Outcome, is_out_of_memory, run_together
 from gradlab.sweeps.identity import flatten
 from gradlab.tracking.folder import RunFolder
 
@@ -101,7 +103,8 @@ def main() -> NoReturn:
     report, images = progress_report(events), Images()
     _tell(events, event="ready")
     for command in commands.points():
-        _tell(events, event="done", **train(command, commands.interruption, images, report))
+        for event in train(command, commands.interruption, images, report):
+            _tell(events, **event)
         gc.collect()  # Lightning's objects refer to each other in circles
     raise AssertionError("points never end")
 
@@ -118,32 +121,75 @@ def prepare() -> None:
     gc.freeze()
 
 
-def train(command: Message, interruption: Interruption, images: Images, report: Any) -> Message:
-    """Train one point; returns what came of it. Nothing that the point does wrong ends the worker, short of its death."""
+def train(command: Message, interruption: Interruption, images: Images, report: Any) -> Iterator[Message]:
+    """Train the points of a command, at once where their network can be; gives the events that come of it."""
+    points: list[Message] = command["points"]
+    if len(points) > 1 and (obstacle := _obstacle(points[0]["config"])):
+        yield {"event": "say", "line": f"{obstacle}, so its {len(points)} points are trained one after the other"}
+        for point in points:
+            yield from _train_at_once([point], command, interruption, images, report)
+    else:
+        yield from _train_at_once(points, command, interruption, images, report)
+
+
+def _obstacle(composed: dict[str, Any]) -> str | None:
+    """Why no population can be made of this network; or None."""
+    from gradlab.models.base import build_network
+    from gradlab.stacked.network import Unstackable, check_stackable
+
+    config = _config(composed)
+    try:
+        check_stackable(build_network(config.model, config.spec, config.seed))
+    except Unstackable as error:
+        return f"model={getattr(config.model, 'arch', config.model.name)} has {error}"
+    return None
+
+
+def _config(composed: dict[str, Any]) -> Config:
+    """Made for this dataclass, and checked, by the sweep's process already."""
+    made = OmegaConf.create(composed)
+    assert isinstance(made, DictConfig)
+    return build_config(made)
+
+
+def _train_at_once(
+    points: list[Message], command: Message, interruption: Interruption, images: Images, report: Any
+) -> Iterator[Message]:
+    """Train points as one run or one population.
+
+    Nothing that a point does wrong ends the worker, short of its death. What a population does wrong is nobody's fault yet:
+    its points are handed back, to be trained one by one.
+    """
     began = time.perf_counter()
-    folder = RunFolder(Path(command["folder"]))
-    outcome: Message
-    with _printing_to(folder.console):
+    folders = [RunFolder(Path(point["folder"])) for point in points]
+    outcomes: list[Message]
+    with _printing_to(folders[0].console):
         try:
             _as_new()
-            # Made for this dataclass, and checked, by the sweep's process already.
-            composed: dict[str, Any] = command["config"]
-            config = dataclasses.replace(build_config(OmegaConf.create(composed)), run_name=command["name"])
-            place = Place(folder, command["parent"], command["point"], interruption, images.load, report)
-            outcome = _told(run(config, command["command"], place))
+            configs = [dataclasses.replace(_config(point["config"]), run_name=point["name"]) for point in points]
+            places = [
+                Place(folder, command["parent"], point["point"], interruption, images.load, report)
+                for folder, point in zip(folders, points, strict=True)
+            ]
+            outcomes = [_told(outcome) for outcome in run_together(configs, command["command"], places)]
         except Interrupted:
-            outcome = {"status": "killed", "reason": "interrupted", "metrics": {}}
+            outcomes = [{"event": "done", "status": "killed", "reason": "interrupted", "metrics": {}}] * len(points)
         except BaseException as error:
             with contextlib.suppress(OSError):  # a full disk
                 traceback.print_exc()
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-            outcome = {"status": "failed", "reason": reason, "metrics": {}}
-    return {"point": command["point"], "seconds": time.perf_counter() - began, **outcome}
+            outcome: Message = {"event": "done", "status": "failed", "reason": reason, "metrics": {}}
+            if len(points) > 1:
+                outcome = {"event": "again", "reason": reason, "memory": is_out_of_memory(error)}
+            outcomes = [outcome] * len(points)
+    seconds = (time.perf_counter() - began) / len(points)
+    for point, outcome in zip(points, outcomes, strict=True):
+        yield {"point": point["point"], "seconds": seconds, **outcome}
 
 
 def _told(outcome: Outcome) -> Message:
     reason = "interrupted" if outcome.status == "killed" else None
-    return {"status": outcome.status, "reason": reason, "metrics": outcome.metrics}
+    return {"event": "done", "status": outcome.status, "reason": reason, "metrics": outcome.metrics}
 
 
 def _as_new() -> None:
@@ -167,8 +213,11 @@ def progress_report(events: IO[str]) -> Any:
         def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             if time.monotonic() - self.told > RHYTHM:
                 self.told = time.monotonic()
-                val = module.last_val.get("val/accuracy")
-                _tell(events, event="progress", step=module.steps_done, steps=module.horizon.total_steps, val=val)
+                found = [learner.ledger.last_val.get("val/accuracy") for learner in module.learners]
+                val = max((value for value in found if value is not None), default=None)
+                step = max(learner.ledger.steps_done for learner in module.learners)
+                steps = module.learners[0].horizon.total_steps
+                _tell(events, event="progress", step=step, steps=steps, val=val)
 
     return ProgressReport()
 

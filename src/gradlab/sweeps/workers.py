@@ -16,7 +16,7 @@ Message = dict[str, Any]
 
 
 class Worker:
-    """A worker process at ``seat``. ``point`` is what it trains now, ``said`` its last ``progress`` event.
+    """A worker process at ``seat``. ``points`` is what it trains now, ``said`` its last ``progress`` event.
 
     Args:
         seat: what it may use.
@@ -27,7 +27,7 @@ class Worker:
     def __init__(self, seat: Seat, log: Path, lock: IO[str]) -> None:
         self.seat = seat
         self.log = log
-        self.point: Point | None = None
+        self.points: list[Point] = []
         self.ready = False
         self.said: Message = {}
         self._rest = b""
@@ -52,23 +52,17 @@ class Worker:
 
     @property
     def idle(self) -> bool:
-        return self.ready and self.point is None
+        return self.ready and not self.points
 
-    def run(self, point: Point, folder: Path, parent: str, command: list[str]) -> None:
-        """Have it train ``point`` in ``folder``."""
-        assert point.config is not None
-        self.point, self.said = point, {}
-        self._send(
-            {
-                "do": "run",
-                "point": point.id,
-                "name": point.name,
-                "config": point.config.composed,
-                "folder": str(folder),
-                "parent": parent,
-                "command": command,
-            }
-        )
+    def run(self, points: list[Point], folders: list[Path], parent: str, command: list[str]) -> None:
+        """Have it train ``points``, each in a folder of its own; several as a population."""
+        self.points, self.said = list(points), {}
+        told = [
+            {"point": point.id, "name": point.name, "config": point.config.composed, "folder": str(folder)}
+            for point, folder in zip(points, folders, strict=True)
+            if point.config is not None
+        ]
+        self._send({"do": "run", "points": told, "parent": parent, "command": command})
 
     def stop(self) -> None:
         """Have it end its point after the step that it is in."""

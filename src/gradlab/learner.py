@@ -1,0 +1,221 @@
+"""One network and all that its training changes: the optimizer, what goes around its steps, and the books. Without Lightning."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from gradlab.averaging import Averaging, NoAveraging
+from gradlab.data.device import Batch
+from gradlab.durations import Horizon
+from gradlab.ledger import Ledger, evaluation
+from gradlab.losses import Loss
+from gradlab.optimizer_state import load_optimizer_state, optimizer_state
+from gradlab.optimizers import Optimizer
+from gradlab.optimizers.schedule_free import ScheduleFree
+from gradlab.param_groups import ParamGroups, Uniform, build_optimizer, trainable
+from gradlab.schedules import Schedule
+from gradlab.schedules.plateau import Plateau, PlateauWatch
+from gradlab.stepping import ScheduleFreeAverage, Step, Tensors
+from gradlab.tracking.journal import Journal
+from gradlab.wrappers import NoWrapper, Wrapper
+
+Measured = tuple[torch.Tensor, ...]
+"""Of one step, on the device: the mini-batch's mean loss, its right answers, and the gradients' norm where there is a bound of it."""
+
+
+class Learner:
+    """Makes the optimizer steps of ``model``.
+
+    Args:
+        model: from images [batch, channels, height, width] to logits [batch, classes].
+        loss: what training minimises.
+        optimizer: built by ``begin``, over the groups of all parameters.
+        schedule: multiplies the optimizer's learning rate at every step.
+        horizon: length of the run.
+        journal: where metric rows go.
+        log_steps: steps between rows of training metrics.
+        class_weights: of the loss, float [classes]; or None for all alike.
+        param_groups: which parameters the optimizer treats alike.
+        wrapper: around the optimizer.
+        averaging: of the weights, for validation and test.
+        clip_norm, clip_value: bounds of the gradients, see ``settings.Trainer``; or None.
+        accumulate: parts of a mini-batch that pass through the network one after the other.
+
+    ``settle`` brings the optimizer's state up to date, where another makes its steps (``population.py``).
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        loss: Loss,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        horizon: Horizon,
+        journal: Journal,
+        log_steps: int,
+        class_weights: torch.Tensor | None = None,
+        param_groups: ParamGroups | None = None,
+        wrapper: Wrapper | None = None,
+        averaging: Averaging | None = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        accumulate: int = 1,
+    ) -> None:
+        self.model = model
+        self.loss_config = loss
+        self.class_weights = class_weights
+        self.optimizer_config = optimizer
+        self.schedule = schedule
+        self.horizon = horizon
+        self.param_groups = param_groups or Uniform("uniform")
+        self.wrapper_config = wrapper or NoWrapper("none")
+        self.averaging_config = averaging or NoAveraging("none")
+        self.wrapper, self.averaging = Step(), Step()
+        self.plateau = PlateauWatch(schedule, horizon) if isinstance(schedule, Plateau) else None
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self.accumulate = accumulate
+        self.ledger = Ledger(journal, horizon, log_steps, self.learning_rate)
+        self.optimizer: torch.optim.Optimizer
+        self.settle: Callable[[], None] | None = None
+        self.test_logits = torch.empty(0)
+        self.test_labels = torch.empty(0)
+        self._clipped: list[torch.nn.Parameter] = []
+
+    def begin(self) -> torch.optim.Optimizer:
+        """Build the optimizer, and what goes around its steps: the network is on its device by now."""
+        self.optimizer = build_optimizer(self.optimizer_config, self.param_groups.of(self.model))
+        self.wrapper = self.wrapper_config.build(self.model)
+        if isinstance(self.optimizer_config, ScheduleFree):
+            self.averaging = ScheduleFreeAverage(self.model, self.optimizer)
+        else:
+            self.averaging = self.averaging_config.build(self.model, self.horizon)
+        self._clipped = [parameter for _, parameter in trainable(self.model)]
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(self._clipped[0].device)
+        return self.optimizer
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of optimizer step ``step``, counted from 0; of the group with the optimizer's own ``lr``.
+
+        With a plateau schedule, whose drops follow validation, of a step since the last one.
+        """
+        return self.optimizer_config.lr * self.factor(step)
+
+    def factor(self, step: int) -> float:
+        """What multiplies every group's base learning rate at ``step``."""
+        factor = self.schedule.factor(step, self.horizon)
+        return factor * self.plateau.factor if self.plateau else factor
+
+    # ------------------------------------------------------------------ training
+
+    def step(self, step: int, batch: Batch) -> Measured:
+        """Make optimizer step ``step``, counted from 0, on ``batch``; nothing in it waits for the device."""
+        self.set_rates(step)
+        measured = self.wrapper.gradients(functools.partial(self._add_gradients, batch))
+        norm = self._clip_gradients()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.after_step(step)
+        return measured + norm
+
+    def set_rates(self, step: int) -> None:
+        """Give the optimizer's groups the learning rates of ``step``."""
+        factor = self.factor(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+
+    def after_step(self, step: int) -> None:
+        """What follows the update of ``step``: slow weights, averages."""
+        self.wrapper.after_step(step + 1)
+        self.averaging.after_step(step + 1)
+
+    def _add_gradients(self, batch: Batch) -> Measured:
+        """Add the gradients of the batch's mean loss to the parameters'; that loss, and how many answers are right."""
+        if self.accumulate == 1:
+            logits = self.model(batch.images)
+            loss = self.loss_config.of(logits, batch, self.class_weights)
+            loss.backward()
+            return loss.detach(), (logits.detach().argmax(1) == batch.labels).sum()
+        whole = self.loss_config.weight(batch, self.class_weights)
+        losses, correct = [], []
+        for part in parts_of(batch, self.accumulate):
+            logits = self.model(part.images)
+            # A mean over the part, weighted so that the parts add up to the mean over the batch.
+            share = self.loss_config.weight(part, self.class_weights) / whole
+            loss = share * self.loss_config.of(logits, part, self.class_weights)
+            loss.backward()
+            losses.append(loss.detach())
+            correct.append((logits.detach().argmax(1) == part.labels).sum())
+        return torch.stack(losses).sum(), torch.stack(correct).sum()
+
+    def _clip_gradients(self) -> Measured:
+        """Bring the gradients into their bounds; their norm before, where there is a bound of it."""
+        if self.clip_value is not None:
+            torch.nn.utils.clip_grad_value_(self._clipped, self.clip_value, foreach=True)
+        if self.clip_norm is not None:
+            return (torch.nn.utils.clip_grad_norm_(self._clipped, self.clip_norm, foreach=True),)
+        return ()
+
+    # ---------------------------------------------------------------- evaluation
+
+    @property
+    def judged(self) -> torch.nn.Module:
+        """The network that validation judges: the average of the weights, the slow ones, or the one in training."""
+        networks = (step.network() for step in (self.averaging, self.wrapper))
+        return next((network for network in networks if network is not None), self.model)
+
+    def validated(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """``judged`` has answered all validation images: logits [images, classes], labels int64 [images]."""
+        if self.ledger.validated(logits, labels) and self.plateau:
+            self.plateau.see(self.ledger.steps_done, self.ledger.last_val)
+
+    def tested(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """The same for the test images."""
+        self.test_logits, self.test_labels = logits, labels
+        self.ledger.test_metrics = evaluation("test", logits, labels)
+
+    def adopt(self, tensors: Tensors) -> None:
+        """Training is over: the network is this one from here on, a state of ``judged``."""
+        self.model.load_state_dict(tensors)
+        self.wrapper, self.averaging = Step(), Step()
+
+    # ---------------------------------------------------------------- continuing
+
+    def training_state(self) -> tuple[Tensors, dict[str, Any]]:
+        """All that the training has made, but for its position and the journal: tensors, and values for JSON."""
+        if self.settle:
+            self.settle()
+        optimizer = optimizer_state(self.optimizer)
+        wrapper, averaging = self.wrapper.state(), self.averaging.state()
+        parts = {"model": self.model.state_dict(), "optimizer": optimizer[0]}
+        parts |= {"wrapper": wrapper[0], "averaging": averaging[0]}
+        tensors = {f"{part}.{name}": tensor for part, own in parts.items() for name, tensor in own.items()}
+        numbers = {"optimizer": optimizer[1], "wrapper": wrapper[1], "averaging": averaging[1]}
+        return tensors, {**numbers, "plateau": self.plateau.state() if self.plateau else None}
+
+    def load_training_state(self, tensors: Tensors, state: dict[str, Any]) -> None:
+        """Go on from what ``training_state`` gave, once the optimizer is built.
+
+        Raises:
+            CheckpointError: the optimizer is another one.
+        """
+        parts: dict[str, Tensors] = {"model": {}, "optimizer": {}, "wrapper": {}, "averaging": {}}
+        for path, tensor in tensors.items():
+            part, _, name = path.partition(".")
+            parts[part][name] = tensor
+        self.model.load_state_dict(parts["model"])
+        load_optimizer_state(self.optimizer, parts["optimizer"], state["optimizer"])
+        self.wrapper.load(parts["wrapper"], state["wrapper"])
+        self.averaging.load(parts["averaging"], state["averaging"])
+        if self.plateau:
+            self.plateau.load(state["plateau"])
+
+
+def parts_of(batch: Batch, count: int) -> list[Batch]:
+    """``batch`` cut into at most ``count`` parts, all but the last of one size."""
+    size = -(-len(batch.labels) // count)
+    pieces = [[None] * count if whole is None else whole.split(size) for whole in batch]
+    return [Batch(*piece) for piece in zip(*pieces, strict=False)]
