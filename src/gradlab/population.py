@@ -111,7 +111,7 @@ class Population(Classifier):
             labels = batches[0].labels
         else:
             of_members = [batch for _, batch in self._seen(members, batches)]
-            logits = self.stack.forward(torch.cat([batch.images for batch in of_members]))
+            logits = self.stack.forward(torch.cat([batch.images for batch in of_members]), shared=False)
             labels = torch.stack([batch.labels for batch in of_members])
         losses = losses_of(
             [member.loss_config for member in members],
@@ -160,7 +160,8 @@ class Population(Classifier):
             return
         self.active = [self.active[place] for place in staying]
         self.stack.keep(staying)
-        self.update = update_for([member.optimizer for member in self._members], self.stack.flat, self.stack.columns)
+        if self.update is not None:
+            self.update.keep(staying, self.stack.flat)
 
     def _settle(self) -> None:
         """Bring what the optimizers know up to date: before a checkpoint."""

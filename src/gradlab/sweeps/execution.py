@@ -12,8 +12,10 @@ from typing import IO
 
 from gradlab.errors import GradlabError
 from gradlab.sweeps.grouping import group_of, parcels
+from gradlab.sweeps.planning import Measured, Memory
+from gradlab.sweeps.planning import plan as make_plan
 from gradlab.sweeps.record import Point, SweepRecord
-from gradlab.sweeps.seats import Seat
+from gradlab.sweeps.seats import Seat, free_memory
 from gradlab.sweeps.table import Table
 from gradlab.sweeps.workers import Message, Worker
 from gradlab.tracking.folder import RunFolder
@@ -38,7 +40,7 @@ class Execution:
         parent: the id in the sweep's journal.
         journal: of the sweep.
         seats: of the workers.
-        population: the largest population that points of one group may be trained as; 1 for each point alone.
+        population: members of a population; 1 for each point alone, None for what measures fastest.
         fail_fast: whether the first failed point ends the execution.
         lock: the sweep's.
         table: told what happens.
@@ -50,7 +52,7 @@ class Execution:
         parent: str,
         journal: Journal,
         seats: list[Seat],
-        population: int,
+        population: int | None,
         fail_fast: bool,
         lock: IO[str],
         table: Table,
@@ -67,6 +69,9 @@ class Execution:
         self._seats = seats
         self._workers: list[Worker] = []
         self._selector = selectors.DefaultSelector()
+        self._unplanned: dict[str, list[Point]] = {}
+        self._memory = Memory()
+        self.plans: list[str] = []
         self._given_up: list[Point] = []
         self._deaths: dict[str, int] = {}
         self._failed_starts = 0
@@ -83,14 +88,15 @@ class Execution:
         waiting = [point for point in self.record.points if point.status == "waiting" and point.config]
         if not waiting:
             return
-        self._waiting.extend(self._parcels(waiting, self.population))
+        self._plan(waiting)
         with self._signals(), self.table:
             free = list(self._seats)
             for worker in self._workers:
                 free.remove(worker.seat)
-            for seat in free[: max(0, len(self._waiting) - len(self._workers))]:
+            tasks = len(self._waiting) + sum(len(points) for points in self._unplanned.values())
+            for seat in free[: max(0, tasks - len(self._workers))]:
                 self._start(seat)
-            while (self._waiting and self._stop_at is None) or any(worker.points for worker in self._workers):
+            while self._left or any(worker.points for worker in self._workers):
                 self._look()
                 self.table.update(self._workers)
                 self.record.write_in_time()
@@ -132,6 +138,8 @@ class Execution:
             worker.said = event
         elif event["event"] == "say":
             self.table.say(event["line"])
+        elif event["event"] == "measured":
+            self._measured(worker, event)
         elif event["event"] == "again":
             point = self._handed_back(worker, event)
             self._bury(point, "killed", "its population was given up")
@@ -146,6 +154,49 @@ class Execution:
                 self._try_again(point, "somebody sent its worker a signal")  # we have not
             else:
                 self._settle(point, event["status"], event["reason"], event["metrics"])
+
+    @property
+    def _left(self) -> bool:
+        """Whether anything is to be begun yet."""
+        return bool(self._waiting or self._unplanned) and self._stop_at is None
+
+    def _plan(self, points: list[Point]) -> None:
+        """Put ``points`` in line: as populations where it is known how large ones are best, or where one has been asked for."""
+        groups: dict[str | None, list[Point]] = {}
+        for point in points:
+            groups.setdefault(group_of(point.config) if point.config else None, []).append(point)
+        for group, own in groups.items():
+            if group is None or len(own) == 1 or self.population is not None:
+                self._waiting.extend(self._parcels(own, self.population or 1))
+            elif recalled := self._memory.recall(group, self._seats[0]):
+                self._decide(own, recalled, remembered=True)
+            else:
+                self._unplanned[group] = own
+
+    def _measured(self, worker: Worker, event: Message) -> None:
+        """A worker knows how fast a group's points are trained."""
+        group, worker.measuring = worker.measuring, None
+        assert group is not None
+        points = self._unplanned.pop(group)
+        if event["obstacle"]:
+            self.table.say(f"{event['obstacle']}: its {len(points)} points are trained one by one")
+            self._waiting.extend([point] for point in points)
+            return
+        measured = [Measured(**pace) for pace in event["paces"]]
+        self._memory.keep(group, worker.seat, measured)
+        self._decide(points, measured, remembered=False)
+
+    def _decide(self, points: list[Point], measured: list[Measured], *, remembered: bool) -> None:
+        config = points[0].config
+        assert config is not None
+        memory = free_memory() // len(self._seats)
+        plan = make_plan(measured, len(points), config.horizon.total_steps, memory, remembered)
+        self._waiting.extend(self._parcels(points, plan.members))
+        told = f"{len(points)} points of {config.optimizer_name}: {plan}"
+        self.table.say(told)
+        self.plans.append(told)
+        with contextlib.suppress(OSError):  # a full disk
+            self.journal.write("tags", tags={"gradlab.plan": "\n".join(self.plans)})
 
     def _parcels(self, points: list[Point], size: int) -> list[list[Point]]:
         """``points`` as a worker takes them: those of a group together."""
@@ -169,7 +220,14 @@ class Execution:
         self.table.say(f"{points[0].name} and {len(points) - 1} more: {event['reason']}; they are trained {how}")
 
     def _assign(self, worker: Worker) -> None:
-        """Give an idle worker the next points, if any wait."""
+        """Give an idle worker the next points, if any wait, or something to measure."""
+        being = {other.measuring for other in self._workers}
+        group = next((group for group in self._unplanned if group not in being), None)
+        if group is not None and self._stop_at is None:
+            config = self._unplanned[group][0].config
+            assert config is not None
+            worker.measure(group, config)
+            return
         while self._waiting and self._stop_at is None:
             points, folders = [], []
             for point in self._waiting.popleft():
@@ -193,7 +251,9 @@ class Execution:
         self._forget(worker)
         reason, points = worker.died_of(), worker.points
         worker.kill()
-        if not points:
+        if worker.measuring is not None:  # a network that does not fit, perhaps: each of its points shall say so itself
+            self._waiting.extend([point] for point in self._unplanned.pop(worker.measuring))
+        elif not points:
             self._failed_starts += not worker.ready
             if self._failed_starts >= STARTS:
                 raise GradlabError(f"The sweep's workers cannot start: {reason}. {_tail(worker.log)}")
@@ -204,7 +264,7 @@ class Execution:
             else:
                 self._bury(point, "failed", reason)
                 self._try_again(point, reason)
-        if self._waiting and self._stop_at is None:
+        if self._left:
             self._start(worker.seat)
 
     def _try_again(self, point: Point, reason: str) -> None:

@@ -178,7 +178,7 @@ class Session:
                 self._parent,
                 self._journal,
                 places,
-                settings.largest_population,
+                settings.members,
                 settings.fail_fast,
                 self._lock,
                 table,

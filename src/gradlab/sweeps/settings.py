@@ -37,10 +37,10 @@ class Launching:
             raise FieldError("population", f"must be auto, off or a whole number ≥ 2, not '{self.population}'")
 
     @property
-    def largest_population(self) -> int:
-        """Members at most; 1 where every point is trained alone."""
+    def members(self) -> int | None:
+        """Of a population; 1 where every point is trained alone, None where that is to be measured."""
         if self.population == "auto":
-            return 32
+            return None
         return self.population if isinstance(self.population, int) and self.population else 1
 
 

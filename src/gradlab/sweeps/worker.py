@@ -3,9 +3,8 @@
 ``python -m gradlab.sweeps.worker`` reads commands from its standard input and writes events to its standard output, one JSON
 object to a line. What a point prints goes into ``console.log`` in its folder, because the terminal shows the sweep.
 
-Commands: ``start`` (where to import from; the first line), ``run`` (one point, or several as a population), ``stop`` (end them
-after the step that they are in). Events: ``ready``, ``progress``, ``say`` (a line for the terminal), and for each point
-``done``, or ``again`` where it should be trained on its own. End of input means that the sweep is over or its process dead: the worker ends
+Commands: ``start`` (where to import from; the first line), ``measure`` (how fast populations of a configuration train), ``run``
+(one point, or several as a population), ``stop`` (end them after the step that they are in). Events: ``ready``, ``measured``, ``progress``, ``say`` (a line for the terminal), and for each point ``done``, or ``again`` where it should be trained on its own. End of input means that the sweep is over or its process dead: the worker ends
 at once, whatever it is doing, so that none is left behind.
 """
 
@@ -31,6 +30,7 @@ from gradlab.interruption import Interrupted, Interruption
 from gradlab.record import Place
 from gradlab.run import Outcome, is_out_of_memory, run_together
 from gradlab.sweeps.identity import flatten
+from gradlab.sweeps.planning import SIZES
 from gradlab.tracking.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from gradlab.data.datasets.base import Splits
 
 Message = dict[str, Any]
+MEASURING = 1.5
+"""Seconds that a measurement may take, about."""
 RHYTHM = 0.5
 """Seconds between two ``progress`` events, at least."""
 
@@ -103,6 +105,9 @@ def main() -> NoReturn:
     report, images = progress_report(events), Images()
     _tell(events, event="ready")
     for command in commands.points():
+        if command["do"] == "measure":
+            _tell(events, event="measured", **measure(command["config"], images))
+            continue
         for event in train(command, commands.interruption, images, report):
             _tell(events, **event)
         gc.collect()  # Lightning's objects refer to each other in circles
@@ -125,11 +130,27 @@ def train(command: Message, interruption: Interruption, images: Images, report: 
     """Train the points of a command, at once where their network can be; gives the events that come of it."""
     points: list[Message] = command["points"]
     if len(points) > 1 and (obstacle := _obstacle(points[0]["config"])):
-        yield {"event": "say", "line": f"{obstacle}, so its {len(points)} points are trained one after the other"}
+        yield {"event": "say", "line": f"{obstacle}: its points are trained one after the other"}
         for point in points:
             yield from _train_at_once([point], command, interruption, images, report)
     else:
         yield from _train_at_once(points, command, interruption, images, report)
+
+
+def measure(composed: dict[str, Any], images: Images) -> Message:
+    """The paces of a configuration alone and in populations, and why it has none, if it has none."""
+    if obstacle := _obstacle(composed):
+        return {"paces": [], "obstacle": obstacle}
+    from gradlab import measuring
+
+    try:
+        _as_new()
+        config = _config(composed)
+        splits = images.load(config.data)
+        paces = measuring.measure(config, splits, SIZES, MEASURING)
+    except Exception as error:  # its points will say so themselves
+        return {"paces": [], "obstacle": f"{type(error).__name__} while it was measured"}
+    return {"paces": [dataclasses.asdict(pace) for pace in paces], "obstacle": None}
 
 
 def _obstacle(composed: dict[str, Any]) -> str | None:

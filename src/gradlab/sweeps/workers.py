@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
+from gradlab.config import Config
 from gradlab.sweeps.record import Point
 from gradlab.sweeps.seats import Seat
 
@@ -16,7 +17,8 @@ Message = dict[str, Any]
 
 
 class Worker:
-    """A worker process at ``seat``. ``points`` is what it trains now, ``said`` its last ``progress`` event.
+    """A worker process at ``seat``. ``points`` is what it trains now, ``measuring`` the group it measures, ``said`` its
+    last ``progress`` event.
 
     Args:
         seat: what it may use.
@@ -28,6 +30,7 @@ class Worker:
         self.seat = seat
         self.log = log
         self.points: list[Point] = []
+        self.measuring: str | None = None
         self.ready = False
         self.said: Message = {}
         self._rest = b""
@@ -52,7 +55,7 @@ class Worker:
 
     @property
     def idle(self) -> bool:
-        return self.ready and not self.points
+        return self.ready and not self.points and self.measuring is None
 
     def run(self, points: list[Point], folders: list[Path], parent: str, command: list[str]) -> None:
         """Have it train ``points``, each in a folder of its own; several as a population."""
@@ -63,6 +66,11 @@ class Worker:
             if point.config is not None
         ]
         self._send({"do": "run", "points": told, "parent": parent, "command": command})
+
+    def measure(self, group: str, config: Config) -> None:
+        """Have it measure how fast the points of ``group``, of which ``config`` is one, are trained."""
+        self.measuring = group
+        self._send({"do": "measure", "config": config.composed})
 
     def stop(self) -> None:
         """Have it end its point after the step that it is in."""

@@ -1,0 +1,109 @@
+"""How long an optimizer step takes, for one run and for populations of several sizes; a short measurement on this machine."""
+
+import contextlib
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gradlab.classifier import Classifier
+from gradlab.config import Config
+from gradlab.population import Population
+from gradlab.prepare import lightning_trainer, prepare
+from gradlab.tracking.journal import Journal
+
+if TYPE_CHECKING:
+    from gradlab.data.datasets.base import Splits
+
+WARM_UP, LEAST_STEPS = 2, 5
+NO_BETTER = 1.25
+"""A size that takes so many times the best one's time for a member ends the search: more members would fill the caches more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """What was measured of one size.
+
+    members: trained at once; 1 for a run alone.
+    seconds: of a step, for each member; the lower quartile.
+    memory: bytes that the training took at its peak; 0 where that cannot be told.
+    """
+
+    members: int
+    seconds: float
+    memory: int
+
+
+def measure(config: Config, splits: "Splits", sizes: Sequence[int], seconds: float) -> list[Pace]:
+    """The pace of each of ``sizes``, smallest first, until one is no better or ``seconds`` have gone by.
+
+    The members are the same run again and again: what a step costs does not depend on its numbers.
+    """
+    began = time.perf_counter()
+    paces: list[Pace] = []
+    for size in sorted(sizes):
+        best = min((pace.seconds for pace in paces), default=float("inf"))
+        spent = time.perf_counter() - began
+        # One size takes about as long as all of the smaller ones before it.
+        if len(paces) > 2 and (paces[-1].seconds > NO_BETTER * best or spent > seconds / 2):
+            break
+        paces.append(_pace(config, splits, size))
+    return paces
+
+
+def _pace(config: Config, splits: "Splits", size: int) -> Pace:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as cleanup:
+        journals = [Journal(Path(folder) / str(member)) for member in range(size)]
+        for journal in journals:
+            cleanup.callback(journal.close)
+        device = lightning_trainer(config, []).strategy.root_device
+        _forget_peak(device)
+        before = _memory(device)
+        prepared = prepare([config] * size, splits, journals)
+        cleanup.callback(prepared.data.close)
+        module: Any = Classifier(prepared.learners[0])
+        if size > 1:
+            module = Population(prepared.learners, [config.seed] * size)
+        dtype = torch.float64 if config.trainer.precision == "fp64" else torch.float32
+        module.to(device, dtype)
+        prepared.data.place(device)
+        module.configure_optimizers()
+        batches = prepared.data.train_dataloader().made_from(0)
+        precision = torch.autocast(device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16")
+        took: list[float] = []
+        with precision:
+            for step, batch in zip(range(WARM_UP + 4 * LEAST_STEPS), batches, strict=False):
+                started = time.perf_counter()
+                module.advance(step, batch)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                took.append(time.perf_counter() - started)
+                if len(took) >= WARM_UP + LEAST_STEPS and sum(took) > 0.1:
+                    break
+        # The lower quartile: what else runs on the machine makes steps longer, never shorter.
+        quartile = statistics.quantiles(took[WARM_UP:], n=4)[0] if len(took) > WARM_UP + 1 else min(took)
+        return Pace(size, quartile / size, max(0, _memory(device) - before))
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def _memory(device: torch.device) -> int:
+    """The most bytes that were in use since ``_forget_peak``."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
