@@ -12,6 +12,10 @@ import torch
 from torch import nn
 
 
+ALIGNMENT = 16
+"""In numbers. A row begins like a tensor of its own: matrix products round differently where the memory is aligned otherwise."""
+
+
 class Unstackable(Exception):  # noqa: N818 - no mistake of the user's: such networks train one after the other
     """Networks that cannot be computed as one. The message is one line: which layer, and why."""
 
@@ -47,7 +51,7 @@ class Storage:
         networks: of one architecture, on one device; see ``same.check_same``.
 
     Attributes:
-        flat: [members, numbers], all that is trained.
+        flat: [members, numbers], all that is trained; there may be a gap between rows.
         columns: of each trained parameter by its name, its range [a, b) in ``flat``.
         parameters: each trained parameter, [members, *shape], a leaf that requires gradients and a view of ``flat``.
         frozen: the parameters that are not trained, [members, *shape].
@@ -64,7 +68,7 @@ class Storage:
         for name in trained:
             self.columns[name] = numbers, numbers + own[0][name].numel()
             numbers = self.columns[name][1]
-        self.flat = own[0][trained[0]].new_empty(members, numbers)
+        self.flat = _rows(own[0][trained[0]], members, numbers)
         self.parameters: dict[str, nn.Parameter] = {}
         self.frozen: dict[str, nn.Parameter] = {}
         for name, layout in layouts.items():
@@ -72,7 +76,7 @@ class Storage:
                 a, b = self.columns[name]
                 rows = self.flat[:, a:b]
             else:
-                rows = own[0][name].new_empty(members, own[0][name].numel())
+                rows = _rows(own[0][name], members, own[0][name].numel())
             _move([each[name] for each in own], rows, layout)
             stacked = nn.Parameter(layout.view(rows), requires_grad=name in self.columns)
             (self.parameters if name in self.columns else self.frozen)[name] = stacked
@@ -88,6 +92,11 @@ class Storage:
         stacked = {**self.parameters, **self.frozen, **self.buffers}
         own = [*first.named_parameters(), *first.named_buffers()]
         return {id(tensor): stacked[name] for name, tensor in own}
+
+
+def _rows(like: torch.Tensor, members: int, numbers: int) -> torch.Tensor:
+    """Empty [members, numbers] whose rows begin at multiples of ALIGNMENT."""
+    return like.new_empty(members, -(-numbers // ALIGNMENT) * ALIGNMENT)[:, :numbers]
 
 
 @torch.no_grad()
