@@ -82,10 +82,14 @@ class VisionTransformer(nn.Module):
         assert self.patch_embedding.bias is not None
         nn.init.zeros_(self.patch_embedding.bias)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        tokens = self.patch_embedding(images).flatten(2).transpose(1, 2)
+    def with_learned(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The class token goes before ``tokens`` where there is one, and to each its position's vector is added."""
         if self.class_token is not None:
-            tokens = torch.cat([self.class_token.expand(len(images), -1, -1), tokens], dim=1)
-        tokens = self.norm(self.blocks(self.dropout(tokens + self.position_embedding)))
+            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        return tokens + self.position_embedding
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.with_learned(self.patch_embedding(images).flatten(2).transpose(1, 2))
+        tokens = self.norm(self.blocks(self.dropout(tokens)))
         pooled = tokens.mean(1) if self.class_token is None else tokens[:, 0]
         return self.head(pooled)  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Several networks of one architecture computed at once, over shared storage."""
