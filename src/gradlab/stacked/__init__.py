@@ -1,1 +1,1 @@
-"""Many networks of one architecture, computed and updated at once."""
+"""Several networks of one architecture computed at once, over shared storage."""

@@ -177,3 +177,24 @@ class Adamax(Rule):
         largest.mul_(numbers["beta2"])
         torch.maximum(largest, g.abs_().add_(numbers["eps"]), out=largest)
         add_quotient(w, mean, largest, numbers["minus_step_size"])
+
+
+def direction_numbers(own: Host) -> dict[str, Array]:
+    """What ``adam_direction`` takes."""
+    return {
+        "rest1": 1 - own["beta1"],
+        "beta2": own["beta2"],
+        "rest2": 1 - own["beta2"],
+        "eps": own["eps"],
+        "correction1": own.unbiased("beta1"),
+        "correction2": own.unbiased("beta2"),
+    }
+
+
+def adam_direction(g: torch.Tensor, mean: torch.Tensor, square: torch.Tensor, **numbers: Number) -> torch.Tensor:
+    """``gradlab.optimizers.updates.adam.adam_directions``: m̂/(√v̂ + eps) in a new tensor; the moments move on."""
+    mean.lerp_(g, numbers["rest1"])
+    square.mul_(numbers["beta2"])
+    add_product(square, g, g, numbers["rest2"])
+    root = square.div(numbers["correction2"]).sqrt_().add_(numbers["eps"])
+    return mean.div(numbers["correction1"]).div_(root)

@@ -46,7 +46,7 @@ class Update:
             all members at once); None is the fastest for the device that has one.
 
     Raises:
-        ValueError: a parameter is not where ``columns`` says, or none has it.
+        ValueError: there are more or fewer optimizers than rows, a parameter is not where ``columns`` says, or none has it.
     """
 
     def __init__(
@@ -60,6 +60,10 @@ class Update:
         self.optimizers = list(optimizers)
         self.flat = flat
         self._form = form or ("whole" if flat.is_cuda else "fused")
+        if len(optimizers) != len(flat):
+            raise ValueError(
+                f"There are {len(optimizers)} optimizers and {len(flat)} rows of flat: give one row to each."
+            )
         located = [_located(optimizer, flat, k) for k, optimizer in enumerate(optimizers)]
         expected = sorted(start for start, _ in columns.values())
         for k, places in enumerate(located):
