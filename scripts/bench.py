@@ -150,8 +150,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time optimizer steps beside hand-written loops.")
     parser.add_argument("--data", type=Path, default=Path("data"), help="the folder that holds MNIST/raw")
     parser.add_argument("--turns", type=int, default=5, help="measured turns of each way (default: %(default)s)")
-    parser.add_argument("--only", choices=list(WORKLOADS), help="one workload")
+    parser.add_argument("--only", help=f"one workload of {', '.join(WORKLOADS)} (with --population also mnist+mlp)")
+    parser.add_argument("--population", action="store_true", help="many runs at once instead: see bench_population.py")
     arguments = parser.parse_args()
+    if arguments.population:
+        import bench_population
+
+        bench_population.main(arguments.data, arguments.turns, arguments.only)
+        return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     hardware = torch.cuda.get_device_name() if device.type == "cuda" else environment.processor()
 

@@ -31,9 +31,8 @@ class Launching:
             check_number(self, "workers", at_least=1, at_most=1024)
         check_number(self, "runs_per_gpu", at_least=1, at_most=64)
         # Hydra's grammar, like YAML's first version, reads a bare off as false.
-        if self.population not in ("auto", "off", False) and (
-            isinstance(self.population, bool) or not isinstance(self.population, int) or self.population < 2
-        ):
+        number = isinstance(self.population, int) and not isinstance(self.population, bool) and self.population >= 2
+        if not (number or self.population is False or self.population in ("auto", "off")):
             raise FieldError("population", f"must be auto, off or a whole number ≥ 2, not '{self.population}'")
 
     @property
@@ -41,7 +40,7 @@ class Launching:
         """Of a population; 1 where every point is trained alone, None where that is to be measured."""
         if self.population == "auto":
             return None
-        return self.population if isinstance(self.population, int) and self.population else 1
+        return 1 if self.population in ("off", False) else int(self.population)
 
 
 def launching(values: dict[str, Any]) -> Launching:

@@ -1,0 +1,235 @@
+"""Many learning rates at once: what a step costs for each of K runs, by every way to train them, side by side in one run.
+
+    .venv/bin/python scripts/bench.py --population [--data ../shared/data] [--only digits+mlp]
+
+* ``plain loop``: hand-written PyTorch as tutorials have it, one run after the other, with all cores' threads.
+* ``plain loop ×2``: the same in as many processes as there are cores, a thread each.
+* ``alone``: gradlab's own single run, in as many processes as there are cores, a thread each: a sweep without populations.
+* ``K at once``: populations of K members, in as many processes as there are cores.
+
+A figure is the time of a step divided by the runs that made it, over all processes. The ways take turns, after a warm-up turn
+each; a row is the median of the turns, with lowest and highest. ``of the floor`` is the share of the machine's own
+matrix-product rate that the useful arithmetic reaches: 6 operations for each multiply-add of the forward pass and image.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional as F
+
+from gradlab import environment
+from gradlab.classifier import Classifier
+from gradlab.config import Config, build_config
+from gradlab.data.datasets.base import Splits
+from gradlab.entry import CONFIGS
+from gradlab.population import Population
+from gradlab.prepare import prepare, prepare_network
+from gradlab.tracking.journal import Journal
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKLOADS = {
+    "digits+mlp": (["data=digits", "model=mlp", "data.batch_size=64"], 32),
+    "mnist+mlp": (["data=mnist", "model=mlp", "data.batch_size=64"], 32),
+    "mnist+lenet": (["data=mnist", "model=lenet", "data.batch_size=64"], 16),
+}
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+Steps = Callable[[int], None]
+"""Makes so many steps of every run that this process has."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to train: ``members`` at once in each of ``processes`` with ``threads``; a plain loop where members is 0."""
+
+    name: str
+    members: int
+    processes: int
+    threads: int
+
+
+def ways(cores: int, largest: int) -> list[Way]:
+    single = [Way("plain loop", 0, 1, cores)]
+    if cores > 1:
+        single.append(Way(f"plain loop ×{cores}", 0, cores, 1))
+    single.append(Way("alone", 1, cores, 1))
+    return single + [Way(f"{size} at once", size, cores, 1) for size in SIZES if 1 < size <= largest]
+
+
+def compose(overrides: list[str]) -> Config:
+    fixed = ["trainer.max_epochs=null", "trainer.max_steps=1000000000", "tracking=none", "schedule=constant"]
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return build_config(hydra.compose("config", [*overrides, *fixed]))
+
+
+def plain_loop(config: Config, splits: Splits) -> Steps:
+    """By hand: an ordinary network, an ordinary Adam, and the loss as a progress line tells it."""
+    from gradlab.prepare import image_data
+
+    model = prepare_network(config, splits, image_data([config], splits))
+    images, labels = torch.from_numpy(splits.train.images), torch.from_numpy(splits.train.labels)
+    mean, std = images.float().mean(), images.float().std()
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.optimizer.lr)
+    size = config.batch_examples
+
+    def steps(count: int) -> None:
+        order = torch.randperm(len(labels))
+        loss_sum, correct = torch.zeros(()), torch.zeros(())
+        for step in range(count):
+            batch = order[step * size % (len(labels) - size) :][:size]
+            target = labels[batch]
+            logits = model((images[batch].float() - mean) / std)
+            loss = F.cross_entropy(logits, target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss_sum += loss.detach()
+            correct += (logits.argmax(1) == target).sum()
+        float(loss_sum), float(correct)
+
+    return steps
+
+
+def ours(config: Config, splits: Splits, members: int, cleanup: contextlib.ExitStack) -> Steps:
+    """``members`` runs as gradlab steps them, data path included."""
+    folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
+    journals = [cleanup.enter_context(contextlib.closing(Journal(folder / str(k)))) for k in range(members)]
+    prepared = prepare([config] * members, splits, journals)
+    prepared.data.place(torch.device("cpu"))
+    module: Any = Classifier(prepared.learners[0])
+    if members > 1:
+        module = Population(prepared.learners, [config.seed] * members)
+    module.configure_optimizers()
+    batches = prepared.data.train_dataloader().made_from(0)
+
+    def steps(count: int) -> None:
+        measured = [module.advance(step, next(batches)) for step in range(count)]
+        torch.stack([torch.stack(numbers).double() for numbers in zip(*measured, strict=True)]).tolist()
+
+    return steps
+
+
+def serve(connection: Connection, overrides: list[str]) -> None:
+    """A process: makes the steps that it is asked for, and says how long they took."""
+    config = compose(overrides)
+    splits = config.data.load()
+    made: dict[int, Steps] = {}
+    with contextlib.ExitStack() as cleanup:
+        while (asked := connection.recv()) is not None:
+            members, threads, count = asked
+            if members not in made:
+                made[members] = plain_loop(config, splits) if members == 0 else ours(config, splits, members, cleanup)
+            torch.set_num_threads(threads)
+            began = time.perf_counter()
+            made[members](count)
+            connection.send(time.perf_counter() - began)
+
+
+@contextlib.contextmanager
+def processes(count: int, overrides: list[str]) -> Iterator[list[Connection]]:
+    context = multiprocessing.get_context("spawn")
+    pipes = [context.Pipe() for _ in range(count)]
+    started = [context.Process(target=serve, args=(theirs, overrides), daemon=True) for _, theirs in pipes]
+    for process in started:
+        process.start()
+    try:
+        yield [ours for ours, _ in pipes]
+    finally:
+        for connection, _ in pipes:
+            connection.send(None)
+        for process in started:
+            process.join()
+
+
+def turn(servers: list[Connection], way: Way, steps: int) -> float:
+    """Seconds of a step for each run, over all processes that work at the same time."""
+    busy = servers[: way.processes]
+    for server in busy:
+        server.send((way.members, way.threads, steps))
+    slowest = max(float(server.recv()) for server in busy)
+    return slowest / steps / max(1, way.members) / way.processes
+
+
+def matrix_rate(threads: int) -> float:
+    """Floating-point operations a second of a product of square matrices in float32."""
+    torch.set_num_threads(threads)
+    left, right = torch.randn(768, 768), torch.randn(768, 768)
+    took = []
+    for _ in range(12):
+        began = time.perf_counter()
+        left @ right
+        took.append(time.perf_counter() - began)
+    return 2 * 768**3 / statistics.median(took[2:])
+
+
+def measure(name: str, overrides: list[str], runs: int, turns: int) -> dict[str, Any]:
+    from gradlab.models.base import build_network
+    from gradlab.models.trace import trace
+
+    config = compose(overrides)
+    work = trace(build_network(config.model, config.spec, 0), config.spec.image_shape)[0].multiply_adds
+    cores = len(os.sched_getaffinity(0))
+    chosen = ways(cores, max(runs, 32))
+    seconds: dict[str, list[float]] = {way.name: [] for way in chosen}
+    with processes(cores, overrides) as servers:
+        counts = {}
+        for way in chosen:  # warm-up, and how many steps make about half a second
+            turn(servers, way, 3)
+            pace = turn(servers, way, 5) * max(1, way.members) * way.processes
+            counts[way.name] = max(5, int(0.5 / pace))
+        for _ in range(turns):
+            for way in chosen:
+                seconds[way.name].append(turn(servers, way, counts[way.name]))
+    floor = 6 * work * config.batch_examples / matrix_rate(cores)
+    return {
+        "workload": name,
+        "runs": runs,
+        "turns": turns,
+        "floor_microseconds": 1e6 * floor,
+        "microseconds": {
+            way: {"median": 1e6 * statistics.median(found), "min": 1e6 * min(found), "max": 1e6 * max(found)}
+            for way, found in seconds.items()
+        },
+    }
+
+
+def main(data: Path, turns: int, only: str | None) -> None:
+    results = []
+    for name, (overrides, runs) in WORKLOADS.items():
+        if only in (None, name):
+            root = [f"data.root={data}"] if "data=mnist" in overrides else []
+            results.append(measure(name, overrides + root, runs, turns))
+            show(results[-1])
+    file = ROOT / "experiments" / "speed" / "population_cpu.json"
+    record = {"hardware": environment.processor(), "versions": environment.versions(), "results": results}
+    file.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"written to {file.relative_to(ROOT)}")
+
+
+def show(result: dict[str, Any]) -> None:
+    table = Table(title=f"{result['workload']}: µs of a step for each run, on {environment.processor()}")
+    for column in ("way", "median", "lowest–highest", "plain loop is … times as long", "of the floor"):
+        table.add_column(column, justify="left" if column == "way" else "right")
+    plain = result["microseconds"]["plain loop"]["median"]
+    for way, found in result["microseconds"].items():
+        table.add_row(
+            way,
+            f"{found['median']:,.0f}",
+            f"{found['min']:,.0f}–{found['max']:,.0f}",
+            f"{plain / found['median']:.2f}",
+            f"{result['floor_microseconds'] / found['median']:.0%}",
+        )
+    Console(width=120).print(table)

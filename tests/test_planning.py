@@ -1,0 +1,136 @@
+"""Which points are trained at once, how many, and what is remembered of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from gradlab.config import Config, build_config
+from gradlab.errors import ConfigError
+from gradlab.sweeps.grouping import group_of, parcels
+from gradlab.sweeps.planning import Measured, Memory, plan
+from gradlab.sweeps.seats import Seat
+from gradlab.sweeps.settings import launching
+
+Compose = Callable[..., DictConfig]
+GIB = 1 << 30
+
+
+def config(compose: Compose, *overrides: str) -> Config:
+    return build_config(compose(*overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optimizer.lr=0.5"],
+        ["optimizer.betas=[0.5,0.9]", "optimizer.eps=1e-3", "optimizer.weight_decay=0.1"],
+        ["seed=7"],
+        ["init=zeros"],
+        ["schedule=step", "schedule.gamma=0.3"],
+        ["loss.label_smoothing=0.2"],
+        ["model.dropout=0.4"],
+    ],
+    ids=" ".join,
+)
+def test_points_that_differ_in_numbers_make_one_group(compose: Compose, overrides: list[str]) -> None:
+    model = ["model=cnn"]
+    group = group_of(config(compose, *model))
+    assert group is not None
+    assert group == group_of(config(compose, *model, *overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optimizer=sgd"],
+        ["model.hidden=[64]"],
+        ["data.batch_size=16"],
+        ["trainer.max_epochs=3"],
+        ["trainer.precision=fp64"],
+        ["trainer.clip_norm=1"],
+        ["averaging=ema"],
+        ["augment=[flip]"],
+        ["param_groups=no_decay"],
+        ["data.val_fraction=0.2"],
+    ],
+    ids=" ".join,
+)
+def test_points_that_differ_in_kind_do_not(compose: Compose, overrides: list[str]) -> None:
+    assert group_of(config(compose)) != group_of(config(compose, *overrides))
+
+
+def test_bounds_of_gradients_are_numbers_where_both_have_one(compose: Compose) -> None:
+    groups = [group_of(config(compose, f"trainer.clip_norm={bound}")) for bound in ("1", "2", "null")]
+    assert groups[0] == groups[1] != groups[2]
+
+
+def test_what_has_a_rhythm_of_its_own_is_trained_alone(compose: Compose) -> None:
+    assert group_of(config(compose, "wrapper=sam")) is None
+    assert group_of(config(compose, "wrapper=lookahead")) is None
+
+
+def test_parcels_are_few_and_alike_and_there_is_one_for_each_worker() -> None:
+    def sizes(points: int, most: int, workers: int) -> list[int]:
+        made = parcels(["a"] * points, {"a": most}, workers)
+        assert sorted(place for parcel in made for place in parcel) == list(range(points))
+        return [len(parcel) for parcel in made]
+
+    assert sizes(32, 8, 2) == [8, 8, 8, 8]
+    assert sizes(27, 8, 2) == [6, 7, 7, 7]
+    assert sizes(9, 32, 2) == [4, 5]
+    assert sizes(3, 8, 4) == [1, 1, 1]
+    assert sizes(5, 1, 2) == [1] * 5
+
+
+def test_parcels_keep_groups_apart_and_the_points_order() -> None:
+    made = parcels(["a", "b", None, "a", "b", "c"], {"a": 4, "b": 4}, 1)
+    assert made == [[0, 3], [1, 4], [2], [5]]
+
+
+PACES = [
+    Measured(1, 400e-6, GIB // 10),
+    Measured(4, 150e-6, GIB // 2),
+    Measured(8, 140e-6, GIB),
+    Measured(16, 300e-6, 2 * GIB),
+]
+
+
+def test_the_plan_is_the_size_of_the_least_time() -> None:
+    assert plan(PACES, 32, 1000, 8 * GIB).members == 8
+    assert plan(PACES, 6, 1000, 8 * GIB).members == 4  # 8 would be more than there are
+    assert plan(PACES, 32, 1000, GIB + 1).members == 4  # half of the memory holds no more
+    assert plan(PACES, 32, 1000, 0).members == 1
+    assert plan([Measured(1, 1e-3, 0), Measured(2, 2e-3, 0)], 32, 1000, GIB).members == 1
+
+
+def test_what_a_run_costs_beside_its_steps_counts() -> None:
+    slower = [Measured(1, 100e-6, 0), Measured(8, 110e-6, 0)]
+    assert plan(slower, 8, 10, GIB).members == 8
+    assert plan(slower, 8, 100_000, GIB).members == 1
+
+
+def test_a_plan_says_what_it_was_chosen_from() -> None:
+    told = str(plan(PACES[:2], 8, 1000, 8 * GIB, remembered=True))
+    assert told == "4 at once; a step takes, for each, 400 µs alone, 150 µs 4 at once (remembered)"
+
+
+def test_measurements_are_remembered_for_group_and_seat(tmp_path: Path) -> None:
+    memory = Memory(tmp_path / "paces")
+    assert memory.recall("a", Seat(1, "")) == []
+    memory.keep("a", Seat(1, ""), PACES)
+    assert Memory(tmp_path / "paces").recall("a", Seat(1, "")) == PACES
+    assert memory.recall("b", Seat(1, "")) == memory.recall("a", Seat(2, "")) == memory.recall("a", Seat(1, "0")) == []
+    (kept,) = (tmp_path / "paces").iterdir()
+    kept.write_text("[{")
+    assert memory.recall("a", Seat(1, "")) == []
+
+
+def test_the_launchers_setting_is_checked() -> None:
+    usual = {"workers": None, "runs_per_gpu": 1, "fail_fast": False}
+    members = {told: launching({**usual, "population": told}).members for told in ("auto", "off", False, 8)}
+    assert members == {"auto": None, "off": 1, False: 1, 8: 8}
+    for wrong in (1, 0, -2, "many", 2.5, True, None):
+        with pytest.raises(ConfigError, match=r"hydra\.launcher\.population must be auto, off or a whole number ≥ 2"):
+            launching({**usual, "population": wrong})
