@@ -31,16 +31,19 @@ class Interruption:
 
     While training, a first signal only sets ``signum``, and the training step ends the training between two steps. A
     second one, and any signal outside training, raises ``Interrupted``.
+
+    ``pruned`` is why a sweep has given the run up, where it has; that too ends the training between two steps.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.pruned: str | None = None
         self._training = False
         self._before: dict[int, Any] = {}
 
     def __call__(self) -> bool:
         """Whether the run was asked to end."""
-        return self.signum is not None
+        return self.signum is not None or self.pruned is not None
 
     def __enter__(self) -> "Interruption":
         global _current

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: ``status`` is finished, diverged or killed, and ``signum`` the signal that killed it."""
+    """How a run ended: ``status`` is finished, diverged, pruned (given up by its sweep) or killed, and ``signum`` the signal that killed it."""
 
     status: str
     folder: Path
@@ -152,7 +152,7 @@ def run(config: Config, command: list[str], place: Place | None = None) -> Outco
             # Training.
             ready = time.perf_counter()
             trainer.fit(classifier, datamodule=prepared.data)
-            status = "diverged" if classifier.divergence else "killed" if interruption() else "finished"
+            status = _ended(classifier, interruption)
 
             # The only look at the test set, by the network that validation chose.
             if status == "finished":
@@ -164,6 +164,7 @@ def run(config: Config, command: list[str], place: Place | None = None) -> Outco
             journal.metrics(classifier.steps_done, metrics)
             result = _result(config, status, metrics, classifier) | known_now | {"class_counts": balance.counts()}
             result |= {"point": place.point} if place else {}
+            result |= {"reason": interruption.pruned} if status == "pruned" else {}
             result["seconds"] = {
                 "until_training": ready - began,
                 "training_steps": classifier.training_seconds,
@@ -194,7 +195,7 @@ def run(config: Config, command: list[str], place: Place | None = None) -> Outco
                 journal.artifact(folder.plots, "plots")
             if checkpointer.best:
                 journal.artifact(folder.checkpoints / "best", "checkpoints/best")
-            _close_record(journal, status, classifier)
+            _close_record(journal, status, classifier, interruption)
 
     # What MLflow took, and the table.
     see = note = None
@@ -212,6 +213,15 @@ def run(config: Config, command: list[str], place: Place | None = None) -> Outco
     return Outcome(status, folder.path, metrics, interruption.signum if status == "killed" else None)
 
 
+def _ended(classifier: "Classifier", interruption: Interruption) -> str:
+    """How the training ended. One that a sweep gave up at its last step has finished all the same."""
+    if classifier.divergence:
+        return "diverged"
+    if interruption.signum is not None:
+        return "killed"
+    return "pruned" if interruption.pruned and classifier.steps_done < classifier.horizon.total_steps else "finished"
+
+
 def _result(config: Config, status: str, metrics: dict[str, float], classifier: "Classifier") -> dict[str, Any]:
     from gradlab.checkpoints import parameters_sha256
     from gradlab.models.size import parameter_count
@@ -221,6 +231,7 @@ def _result(config: Config, status: str, metrics: dict[str, float], classifier: 
         "name": config.name,
         "metrics": metrics,
         "steps": classifier.steps_done,
+        "total_steps": classifier.horizon.total_steps,
         "diverged": vars(classifier.divergence) if classifier.divergence else None,
         "seed": config.seed,
         "parameters": parameter_count(classifier.model),
@@ -272,13 +283,15 @@ def flat(node: Any, path: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _close_record(journal: Journal, status: str, classifier: "Classifier") -> None:
+def _close_record(journal: Journal, status: str, classifier: "Classifier", interruption: Interruption) -> None:
     tags = {"gradlab.status": status}
     if classifier.divergence:
         tags |= {
             "gradlab.diverged_at_step": str(classifier.divergence.step),
             "gradlab.diverged_at_lr": f"{classifier.divergence.lr:.6g}",
         }
+    if status == "pruned":
+        tags |= {"gradlab.pruned_at_step": str(classifier.steps_done), "gradlab.reason": interruption.pruned or ""}
     journal.write("tags", tags=tags)
     journal.write("end", status="KILLED" if status == "killed" else "FINISHED")
     journal.close()

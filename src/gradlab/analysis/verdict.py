@@ -83,7 +83,7 @@ def metrics_of(judged: Judged) -> dict[str, float]:
     found: dict[str, float] = {
         "sweep/points": len(runs),
         "sweep/settings": len(grouped.settings),
-        **{f"sweep/{s}": sum(run.status == s for run in runs) for s in ("finished", "diverged", "failed")},
+        **{f"sweep/{s}": sum(run.status == s for run in runs) for s in ("finished", "diverged", "pruned", "failed")},
     }
     if best is not None and best.estimate is not None:
         name = grouped.metric.name

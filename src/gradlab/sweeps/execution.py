@@ -13,6 +13,7 @@ from typing import IO
 from gradlab.errors import GradlabError
 from gradlab.sweeps.record import Point, SweepRecord
 from gradlab.sweeps.seats import Seat
+from gradlab.sweeps.stopping import EarlyStopping
 from gradlab.sweeps.table import Table
 from gradlab.sweeps.workers import Message, Worker
 from gradlab.tracking.folder import RunFolder
@@ -40,6 +41,7 @@ class Execution:
         fail_fast: whether the first failed point ends the execution.
         lock: the sweep's.
         table: told what happens.
+        stopping: of hopeless points; or None.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Execution:
         fail_fast: bool,
         lock: IO[str],
         table: Table,
+        stopping: EarlyStopping | None = None,
     ) -> None:
         self.record = record
         self.parent = parent
@@ -58,6 +61,7 @@ class Execution:
         self.fail_fast = fail_fast
         self.lock = lock
         self.table = table
+        self.stopping = stopping
         self.signum: int | None = None
         self._waiting: deque[Point] = deque()
         self._seats = seats
@@ -75,7 +79,11 @@ class Execution:
         Raises:
             GradlabError: workers cannot be started at all.
         """
-        self._waiting.extend(point for point in self.record.points if point.status == "waiting" and point.config)
+        waiting = [point for point in self.record.points if point.status == "waiting" and point.config]
+        if self.stopping:
+            self.stopping.add(self.record.points)
+            waiting = self.stopping.ordered(waiting)
+        self._waiting.extend(waiting)
         if not self._waiting:
             return
         with self._signals(), self.table:
@@ -124,6 +132,8 @@ class Execution:
             worker.ready, self._failed_starts = True, 0
         elif event["event"] == "progress":
             worker.said = event
+        elif event["event"] == "validated" and self.stopping:
+            self._prune(self.stopping.halving.validated(event["point"], event["step"], event["val"], event["loss"]))
         elif event["event"] == "done":
             point, worker.point = worker.point, None
             assert point is not None
@@ -131,6 +141,12 @@ class Execution:
                 self._try_again(point, "somebody sent its worker a signal")  # we have not
             else:
                 self._settle(point, event["status"], event["reason"], event["metrics"])
+
+    def _prune(self, hopeless: dict[str, str]) -> None:
+        """Have points end, each for its reason."""
+        for worker in self._workers:
+            if worker.point is not None and worker.point.id in hopeless:
+                worker.prune(worker.point, hopeless[worker.point.id])
 
     def _assign(self, worker: Worker) -> None:
         """Give an idle worker the next point, if one waits."""
@@ -143,6 +159,8 @@ class Execution:
                 continue
             point.status, point.reason, point.tries = "running", None, point.tries + 1
             point.folder = str(folder.path.relative_to(self.record.folder.path))
+            if self.stopping:
+                self.stopping.halving.begun(point.id)
             worker.run(point, folder.path, self.parent, self.record.command)
             return
 
@@ -174,6 +192,12 @@ class Execution:
             self.table.say(f"{point.name}: {reason}; it is tried once more")
         else:
             self._settle(point, "failed", f"{reason}, twice", {})
+            return
+        self._ended(point)
+
+    def _ended(self, point: Point) -> None:
+        if self.stopping:
+            self._prune(self.stopping.halving.ended(point.id, point.status == "diverged"))
 
     def _bury(self, point: Point, status: str, reason: str) -> None:
         """End the record of a run whose worker died, which cannot do it itself."""
@@ -187,8 +211,9 @@ class Execution:
 
     def _settle(self, point: Point, status: str, reason: str | None, metrics: dict[str, float]) -> None:
         point.status, point.reason = status, reason
+        self._ended(point)
         self.table.settled(point, metrics)
-        counts = {f"sweep/{kind}": self.record.count(kind) for kind in ("finished", "diverged", "failed")}
+        counts = {f"sweep/{kind}": self.record.count(kind) for kind in ("finished", "diverged", "pruned", "failed")}
         best = self.table.best_accuracy
         with contextlib.suppress(OSError):  # a full disk
             self.journal.metrics(

@@ -21,7 +21,9 @@ from gradlab.tracking.folder import RunFolder, SweepFolder, write_atomically
 from gradlab.tracking.journal import records
 
 VERSION = 1
-DONE = ("finished", "diverged")
+PRUNED = "pruned"
+"""What a point comes to that early stopping has stopped as hopeless."""
+DONE = ("finished", "diverged", PRUNED)
 """What a point can come to that needs no other try: divergence is a result."""
 RHYTHM = 1.0
 """Seconds between two writings of ``sweep.json``, at least."""
@@ -35,10 +37,10 @@ class Point:
     name: by what distinguishes it.
     overrides: as Hydra was given them.
     config: frozen when the sweep began; None for a point of an earlier sweep that is not asked for now.
-    status: waiting, running, finished, diverged, failed or killed.
+    status: waiting, running, finished, diverged, pruned, failed or killed.
     folder: of its last run, relative to the sweep's; None before the first.
     tries: how many runs were begun for it.
-    reason: why it failed or was killed.
+    reason: why it failed, was pruned or was killed.
     """
 
     id: str

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradlab.sweeps.record import Point, SweepRecord, read, restore
+from gradlab.sweeps.record import PRUNED, Point, SweepRecord, read, restore
 from gradlab.tracking.folder import SweepFolder
 
 
@@ -38,8 +38,11 @@ def find(output_dir: Path, ids: set[str]) -> Earlier | None:
     return next(iter([*same, *larger, *smaller]), None)
 
 
-def resumed(earlier: Earlier, swept: list[str], points: Sequence[Point]) -> SweepRecord:
-    """The earlier sweep's record, gone on with: ``points`` are set to what they came to, and others are kept."""
+def resumed(earlier: Earlier, swept: list[str], points: Sequence[Point], keep_pruned: bool) -> SweepRecord:
+    """The earlier sweep's record, gone on with: ``points`` are set to what they came to, and others are kept.
+
+    A point that early stopping has stopped is done for a sweep with early stopping (``keep_pruned``), and missing in one without.
+    """
     content = earlier.content
     asked = {point.id: point for point in points}
     merged = []
@@ -51,7 +54,7 @@ def resumed(earlier: Earlier, swept: list[str], points: Sequence[Point]) -> Swee
     merged += asked.values()
     restore(merged, earlier.folder)
     for point in merged:
-        if not point.done and point.config is not None:
+        if (not point.done or (point.status == PRUNED and not keep_pruned)) and point.config is not None:
             point.status, point.reason = "waiting", None
     keys = [*content["swept"], *(key for key in swept if key not in content["swept"])]
     return SweepRecord(

@@ -21,10 +21,11 @@ from gradlab.settings import MLflow, Tracking
 from gradlab.sweeps import identity, resuming
 from gradlab.sweeps.composition import Explain, compose_all
 from gradlab.sweeps.execution import Execution
-from gradlab.sweeps.record import Point, SweepRecord, lock, restore, result_of
+from gradlab.sweeps.record import DONE, PRUNED, Point, SweepRecord, lock, restore, result_of
 from gradlab.sweeps.seats import Seat, cores_here, free_memory, gpus_here, seats
 from gradlab.sweeps.settings import Launching
 from gradlab.sweeps.shipping import SweepShipper
+from gradlab.sweeps.stopping import check_rungs, stopping
 from gradlab.sweeps.table import Table
 from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import Journal, records
@@ -71,9 +72,10 @@ class Session:
             if config.trainer.name == "cuda" and not gpus_here():
                 raise ConfigError("trainer=cuda was asked for, and CUDA_VISIBLE_DEVICES names no device.")
         ids, new, swept = self._points([overrides for overrides, _ in built], configs)
+        check_rungs(new, settings)
         resume = bool(OmegaConf.select(master, "resume"))
         if self._record is None:
-            self._begin(resume, configs[0], new, swept)
+            self._begin(resume, configs[0], new, swept, settings)
         else:
             self._add(new, swept)
         self._execute(settings, places)
@@ -100,24 +102,23 @@ class Session:
         return self._record.points if self._record else []
 
     def _accuracy(self, point: Point) -> float | None:
-        if not point.done or point.folder is None or self._record is None:
-            return None
+        if point.status not in ("finished", "diverged") or point.folder is None or self._record is None:
+            return None  # the accuracy of a pruned point is none of a training to the end
         metrics = result_of(RunFolder(self._record.folder.path / point.folder)).get("metrics", {})
         found = metrics.get("best/val_accuracy")
         return None if found is None else float(found)
 
     # ------------------------------------------------------------------ the record
 
-    def _begin(self, resume: bool, first: Config, points: list[Point], swept: list[str]) -> None:
+    def _begin(self, resume: bool, first: Config, points: list[Point], swept: list[str], settings: Launching) -> None:
         """The sweep's folder, lock, journal and shipper: new ones, or those of the sweep that is resumed."""
         output_dir = Path(first.output_dir).expanduser()
         earlier = resuming.find(output_dir, {point.id for point in points}) if resume else None
         if earlier is not None:
             self._lock = lock(earlier.folder)
-            self._record = record = resuming.resumed(earlier, swept, points)
-            self._say(
-                f"resuming {record.folder.path}: {record.count('finished', 'diverged')} of {len(record.points)} points are done"
-            )
+            keep_pruned = settings.early_stopping != "none"
+            self._record = record = resuming.resumed(earlier, swept, points, keep_pruned)
+            self._say(f"resuming {record.folder.path}: {record.count(*DONE)} of {len(record.points)} points are done")
         else:
             name = first.run_name or " ".join(_short(key) for key in swept) or first.name
             try:
@@ -174,7 +175,8 @@ class Session:
             known = {point.name: self._accuracy(point) for point in record.points}
             table = Table(self.console, record, {name: found for name, found in known.items() if found is not None})
             self._execution = Execution(
-                record, self._parent, self._journal, places, settings.fail_fast, self._lock, table
+                record, self._parent, self._journal, places, settings.fail_fast, self._lock, table,
+                stopping(settings, record.folder),
             )  # fmt: skip
         execution = self._execution
         try:
@@ -228,7 +230,7 @@ class Session:
         except Exception as error:
             return [f"No verdict: {type(error).__name__}: {error}"]
         with contextlib.suppress(OSError):
-            self._journal.metrics(record.count("finished", "diverged", "failed"), conclusion.metrics)
+            self._journal.metrics(record.count(*DONE, "failed"), conclusion.metrics)
             self._journal.write("tags", tags=conclusion.tags)
             for made, where in (("report.html", ""), ("summary.json", ""), ("plots", "plots")):
                 if (record.folder.path / made).exists():
@@ -250,9 +252,9 @@ class Session:
 
     def _tell(self, record: SweepRecord, failed: list[Point], lines: list[str], note: str | None) -> None:
         """The end of the sweep, in the terminal."""
-        done = record.count("finished", "diverged")
+        done = record.count(*DONE)
         left = len(record.points) - done
-        counts = [f"{record.count(kind)} {kind}" for kind in ("diverged", "failed") if record.count(kind)]
+        counts = [f"{record.count(kind)} {kind}" for kind in ("diverged", "pruned", "failed") if record.count(kind)]
         seconds = time.monotonic() - self._began
         told = f"{done} done" + (f", {left} left" if left else "") + (f" ({', '.join(counts)})" if counts else "")
         self._say(f"\n{told}, {seconds:,.1f} s")
@@ -267,6 +269,10 @@ class Session:
         if left:
             again = [*self.command, *(["resume=true"] if "resume=true" not in self.command else [])]
             self._say(f"to run what is left:  python {shlex.join(again)}")
+        elif record.count(PRUNED):
+            again = [word for word in self.command if not word.startswith("hydra.launcher.early_stopping=")]
+            again += ["resume=true"] if "resume=true" not in again else []
+            self._say(f"to train the pruned ones to the end, too:  python {shlex.join(again)}")
         if note:
             self._say(note)
 

@@ -6,8 +6,11 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gradlab.bounds import check_number
+from gradlab.bounds import check_number, check_option
+from gradlab.durations import duration_of
 from gradlab.errors import ConfigError, FieldError
+
+EARLY_STOPPING = ("none", "asha", "halving")
 
 
 @dataclass(frozen=True)
@@ -17,16 +20,32 @@ class Launching:
     workers: processes on the CPU, ≥ 1; or null for as many as there are cores for their threads and memory for them.
     runs_per_gpu: processes to each GPU, ≥ 1.
     fail_fast: whether the first failed point ends the sweep.
+    early_stopping: ``none``; ``asha``, which judges a setting once at each rung; or ``halving``, which judges it again when
+        others arrive there (see ``halving``).
+    reduction_factor: of n settings at a rung the best n/reduction_factor go on, rounded up; above 1.
+    first_rung: where settings are first compared, a length; the next rungs are each reduction_factor times as far.
+    judged_by: seeds of a setting, at least, by which it is judged, ≥ 1; or null for half of them, rounded up.
     """
 
     workers: int | None
     runs_per_gpu: int
     fail_fast: bool
+    early_stopping: str
+    reduction_factor: float
+    first_rung: str
+    judged_by: int | None
 
     def __post_init__(self) -> None:
         if self.workers is not None:
             check_number(self, "workers", at_least=1, at_most=1024)
         check_number(self, "runs_per_gpu", at_least=1, at_most=64)
+        check_option(self, "early_stopping", EARLY_STOPPING)
+        check_number(self, "reduction_factor", above=1)
+        first = duration_of(self, "first_rung")
+        if not first.number:
+            raise FieldError("first_rung", "must be above 0: before the first step all settings are alike")
+        if self.judged_by is not None:
+            check_number(self, "judged_by", at_least=1)
 
 
 def launching(values: dict[str, Any]) -> Launching:

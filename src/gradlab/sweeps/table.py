@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.text import Text
 
 from gradlab.sweeps.identity import setting
-from gradlab.sweeps.record import Point, SweepRecord
+from gradlab.sweeps.record import DONE, Point, SweepRecord
 
 if TYPE_CHECKING:
     from gradlab.sweeps.workers import Worker
@@ -84,8 +84,10 @@ class Table:
     def line(self, workers: "Sequence[Worker]" = ()) -> str:
         """Where the sweep stands, in one line."""
         record = self.record
-        parts = [f"{record.count('finished', 'diverged')}/{len(record.points)} done"]
-        counts = {status: record.count(status) for status in ("running", "waiting", "diverged", "failed", "killed")}
+        parts = [f"{record.count(*DONE)}/{len(record.points)} done"]
+        counts = {
+            status: record.count(status) for status in ("running", "waiting", "diverged", "pruned", "failed", "killed")
+        }
         parts += [f"{count} {status}" for status, count in counts.items() if count]
         if self._accuracies:
             best, found = max(self._accuracies.items(), key=lambda item: sum(item[1]) / len(item[1]))

@@ -3,8 +3,8 @@
 ``python -m gradlab.sweeps.worker`` reads commands from its standard input and writes events to its standard output, one JSON
 object to a line. What a point prints goes into ``console.log`` in its folder, because the terminal shows the sweep.
 
-Commands: ``start`` (where to import from; the first line), ``run`` (one point), ``stop`` (end the point after the step it is
-in). Events: ``ready``, ``progress``, ``done``. End of input means that the sweep is over or its process dead: the worker ends
+Commands: ``start`` (where to import from; the first line), ``run`` (one point), ``prune`` (end one point after the step it is
+in, as hopeless), ``stop`` (end all). Events: ``ready``, ``progress``, ``validated``, ``done``. End of input means that the sweep is over or its process dead: the worker ends
 at once, whatever it is doing, so that none is left behind.
 """
 
@@ -47,6 +47,7 @@ class Commands:
         self._lines = lines
         self._points: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.interruption = Interruption()
+        self.point: str | None = None
         self.stopping = False
 
     def listen(self) -> None:
@@ -58,6 +59,9 @@ class Commands:
             if command["do"] == "stop":
                 self.stopping = True
                 self.interruption.signum = signal.SIGTERM
+            elif command["do"] == "prune":
+                if command["point"] == self.point:  # else it has ended meanwhile
+                    self.interruption.pruned = command["reason"]
             else:
                 self._points.put(command)
         os._exit(0)
@@ -66,7 +70,7 @@ class Commands:
         """The points to train, one after the other, each with an interruption of its own."""
         while True:
             command = self._points.get()
-            self.interruption = Interruption()
+            self.interruption, self.point = Interruption(), command["point"]
             if self.stopping:
                 self.interruption.signum = signal.SIGTERM
             yield command
@@ -98,9 +102,10 @@ def main() -> NoReturn:
     commands = Commands(lines)
     commands.listen()
     prepare()
-    report, images = progress_report(events), Images()
+    images = Images()
     _tell(events, event="ready")
     for command in commands.points():
+        report = progress_report(events, command["point"])
         _tell(events, event="done", **train(command, commands.interruption, images, report))
         gc.collect()  # Lightning's objects refer to each other in circles
     raise AssertionError("points never end")
@@ -130,7 +135,7 @@ def train(command: Message, interruption: Interruption, images: Images, report: 
             composed: dict[str, Any] = command["config"]
             config = dataclasses.replace(build_config(OmegaConf.create(composed)), run_name=command["name"])
             place = Place(folder, command["parent"], command["point"], interruption, images.load, report)
-            outcome = _told(run(config, command["command"], place))
+            outcome = _told(run(config, command["command"], place), interruption)
         except Interrupted:
             outcome = {"status": "killed", "reason": "interrupted", "metrics": {}}
         except BaseException as error:
@@ -141,8 +146,8 @@ def train(command: Message, interruption: Interruption, images: Images, report: 
     return {"point": command["point"], "seconds": time.perf_counter() - began, **outcome}
 
 
-def _told(outcome: Outcome) -> Message:
-    reason = "interrupted" if outcome.status == "killed" else None
+def _told(outcome: Outcome, interruption: Interruption) -> Message:
+    reason = {"killed": "interrupted", "pruned": interruption.pruned}.get(outcome.status)
     return {"status": outcome.status, "reason": reason, "metrics": outcome.metrics}
 
 
@@ -156,8 +161,8 @@ def _as_new() -> None:
     torch.set_grad_enabled(True)
 
 
-def progress_report(events: IO[str]) -> Any:
-    """Lightning's callback that tells the sweep how a point gets on."""
+def progress_report(events: IO[str], point: str) -> Any:
+    """Lightning's callback that tells the sweep how ``point`` gets on."""
     import lightning.pytorch as pl
 
     class ProgressReport(pl.Callback):
@@ -169,6 +174,11 @@ def progress_report(events: IO[str]) -> Any:
                 self.told = time.monotonic()
                 val = module.last_val.get("val/accuracy")
                 _tell(events, event="progress", step=module.steps_done, steps=module.horizon.total_steps, val=val)
+
+        def on_validation_end(self, trainer: Any, module: Any) -> None:
+            if not trainer.sanity_checking and module.divergence is None:
+                val, loss = module.last_val["val/accuracy"], module.last_val["val/loss"]
+                _tell(events, event="validated", point=point, step=module.steps_done, val=val, loss=loss)
 
     return ProgressReport()
 

@@ -70,6 +70,10 @@ class Worker:
             }
         )
 
+    def prune(self, point: Point, reason: str) -> None:
+        """Have it end ``point``, and no other, after the step that it is in."""
+        self._send({"do": "prune", "point": point.id, "reason": reason})
+
     def stop(self) -> None:
         """Have it end its point after the step that it is in."""
         self._send({"do": "stop"})

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from gradlab.analysis.grouping import Grouped, Setting, shown
-from gradlab.analysis.pictures.style import RED, SEQUENCE, figure, group_name, plain
+from gradlab.analysis.grouping import Grouped, Setting, lost, shown
+from gradlab.analysis.pictures.style import GREY, RED, SEQUENCE, figure, group_name, plain
 
 MOST_CELLS, MOST_PANELS = 15, 6
 
@@ -41,10 +41,12 @@ def heat_map(grouped: Grouped, best: Setting | None) -> Figure | None:
             if setting.n:
                 bright = norm(setting.mean) > 0.6
                 text = f"{100 * setting.mean:.1f}" if grouped.metric.share else f"{setting.mean:.3g}"
-                axes.text(x, y, text + ("*" if setting.diverged else ""), ha="center", va="center", fontsize=8,
+                axes.text(x, y, text + ("*" if lost(setting) else ""), ha="center", va="center", fontsize=8,
                           color="black" if bright else "white")  # fmt: skip
             elif setting.diverged:
                 axes.plot(x, y, "x", color=RED, ms=10, mew=2.4)
+            elif setting.stopped:
+                axes.plot(x, y, "|", color=GREY, ms=10, mew=2.4)
             if setting is best:
                 axes.add_patch(Rectangle((x - 0.47, y - 0.46), 0.94, 0.92, fill=False, ec="black", lw=2.2))
         image = axes.imshow(table, cmap=SEQUENCE, norm=norm, aspect="auto", origin="lower")
