@@ -15,6 +15,11 @@ def caveats(source: Source, grouped: Grouped, ranking: Ranking) -> list[str]:
         told = ", ".join(f"{count} {status}" for status, count in missing.items())
         what = "This sweep is not complete" if source.status is not None else "Not all of these runs ended well"
         said.append(f"{what}: {told} of {len(everything)}. Missing runs may change the verdict.")
+    if source.search and len(source.runs) < int(source.search.get("points", 0)):
+        said.append(
+            f"The search is not complete: {len(source.runs)} of {source.search['points']} points were chosen (the same command with "
+            "resume=true goes on)."
+        )
     stopped = [setting for setting in grouped.settings if setting.stopped]
     if stopped:
         runs = sum(setting.stopped for setting in stopped)

@@ -89,6 +89,13 @@ def lost(setting: Setting, statuses: Sequence[str] = ("diverged", *STOPPED)) -> 
     return ", ".join(f"{count} of {len(setting.runs)} {status}" for status, count in counts if count)
 
 
+def is_scattered(settings: Sequence[Setting], key: str) -> bool:
+    """Whether hardly two of the settings share a value of the number ``key``, as in a search: there is no line to draw."""
+    values = {setting.values[key] for setting in settings if key in setting.values}
+    others = {tuple(v for k, v in setting.values.items() if k != key) for setting in settings}
+    return len(values) > 2 and len(values) > 0.7 * len(settings) and len(others) > 1
+
+
 def at_steps(runs: Sequence[Run]) -> str:
     """``at step 82`` or ``between steps 82 and 246``: where those of ``runs`` that were given up ended; empty where unknown."""
     steps = [run.stopped_at for run in runs if run.stopped_at is not None]

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ class Source:
     command: the command line that made them, where it was one; else empty.
     status: of the sweep: ``running``, ``finished``, ``failed`` or ``killed``; or None for runs of no one sweep.
     identity: of the sweep; or None.
+    search: what a search was asked for: its ``sampler``, its ``space`` by dimension and how many ``points``; else None.
     """
 
     title: str
@@ -34,6 +35,12 @@ class Source:
     command: Sequence[str]
     status: str | None
     identity: str | None
+    search: Mapping[str, Any] | None = None
+
+    @property
+    def space(self) -> Sequence[Mapping[str, Any]]:
+        """The dimensions of a search, as ``sweeps.space`` writes them; none of a sweep over given values."""
+        return list((self.search or {}).get("space", ()))
 
 
 def read_sweep(folder: Path) -> Source:
@@ -53,6 +60,7 @@ def read_sweep(folder: Path) -> Source:
         command=[str(word) for word in sweep.get("command") or []],
         status=sweep.get("status"),
         identity=sweep.get("id"),
+        search=sweep.get("search"),
     )
 
 

@@ -146,7 +146,8 @@ def summary(judged: Judged) -> dict[str, Any]:
         "sentences": judged.verdict.sentences,
         "warnings": list(judged.verdict.warnings),
         "edges": [
-            {**vars(edge), "tried": list(edge.tried)} for edge in (edges(grouped, ranking.best) if ranking.best else [])
+            {**vars(edge), "tried": list(edge.tried)}
+            for edge in (edges(grouped, ranking.best, judged.source.space) if ranking.best else [])
         ],
         "optimism": ranking.optimism,
         "resolution": grouped.resolution,

@@ -59,7 +59,7 @@ class Point:
 
 @dataclass
 class SweepRecord:
-    """What ``sweep.json`` says."""
+    """What ``sweep.json`` says. ``search`` is what a search is about; None of a sweep whose points are all known at first."""
 
     folder: SweepFolder
     id: str
@@ -70,6 +70,7 @@ class SweepRecord:
     points: list[Point]
     status: str = "running"
     parent_run_id: str | None = None
+    search: dict[str, Any] | None = None
     _written: float = field(default=0.0, repr=False)
 
     @classmethod
@@ -89,6 +90,7 @@ class SweepRecord:
         content = {"version": VERSION, "id": self.id, "name": self.name, "command": self.command}
         content |= {"created": self.created, "status": self.status, "swept": self.swept}
         content |= {"points": [_plain(point) for point in self.points], "parent_run_id": self.parent_run_id}
+        content |= {"search": self.search} if self.search else {}
         with contextlib.suppress(OSError):
             write_atomically(self.folder.record, json.dumps(content, indent=1) + "\n")
         self._written = time.monotonic()
@@ -97,6 +99,11 @@ class SweepRecord:
         """Write it if the last writing is a while ago."""
         if time.monotonic() - self._written > RHYTHM:
             self.write()
+
+    @property
+    def expected(self) -> int:
+        """Points that there will be, as far as that is known."""
+        return max(len(self.points), int((self.search or {}).get("points", 0)))
 
     def count(self, *statuses: str) -> int:
         return sum(point.status in statuses for point in self.points)

@@ -26,16 +26,23 @@ def find(output_dir: Path, ids: set[str]) -> Earlier | None:
 
     A sweep that has a point which is not asked for and lacks one which is is another sweep.
     """
-    earlier = []
-    for path in sorted(output_dir.glob("*_sweep_*"), reverse=True):  # names begin with the time
-        folder = SweepFolder(path)
-        content = read(folder)
-        if content is not None:
-            earlier.append(Earlier(folder, content))
+    earlier = _in(output_dir)
     same = [sweep for sweep in earlier if sweep.ids == ids]
     larger = [sweep for sweep in earlier if sweep.ids > ids]
     smaller = [sweep for sweep in earlier if ids > sweep.ids > set()]
     return next(iter([*same, *larger, *smaller]), None)
+
+
+def find_search(output_dir: Path, search: str) -> Earlier | None:
+    """The latest sweep in ``output_dir`` that is this search, by its identity."""
+    return next((sweep for sweep in _in(output_dir) if sweep.content.get("search", {}).get("id") == search), None)
+
+
+def _in(output_dir: Path) -> list[Earlier]:
+    """The sweeps there, the latest first."""
+    paths = sorted(output_dir.glob("*_sweep_*"), reverse=True)  # names begin with the time
+    found = [(SweepFolder(path), read(SweepFolder(path))) for path in paths]
+    return [Earlier(folder, content) for folder, content in found if content is not None]
 
 
 def resumed(earlier: Earlier, swept: list[str], points: Sequence[Point], keep_pruned: bool) -> SweepRecord:
@@ -53,11 +60,16 @@ def resumed(earlier: Earlier, swept: list[str], points: Sequence[Point], keep_pr
         merged.append(point)
     merged += asked.values()
     restore(merged, earlier.folder)
-    for point in merged:
-        if (not point.done or (point.status == PRUNED and not keep_pruned)) and point.config is not None:
-            point.status, point.reason = "waiting", None
+    wait([point for point in merged if point.config is not None], keep_pruned)
     keys = [*content["swept"], *(key for key in swept if key not in content["swept"])]
     return SweepRecord(
         earlier.folder, content["id"], content["name"], content["command"], content["created"], keys, merged,
-        parent_run_id=content["parent_run_id"],
+        parent_run_id=content["parent_run_id"], search=content.get("search"),
     )  # fmt: skip
+
+
+def wait(points: Sequence[Point], keep_pruned: bool) -> None:
+    """Have those of ``points`` that are not done wait for another run."""
+    for point in points:
+        if not point.done or (point.status == PRUNED and not keep_pruned):
+            point.status, point.reason = "waiting", None

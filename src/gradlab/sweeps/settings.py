@@ -1,7 +1,7 @@
 """The settings of ``hydra/launcher=gradlab``, typed and checked."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -10,6 +10,7 @@ from gradlab.bounds import check_number, check_option
 from gradlab.durations import duration_of
 from gradlab.errors import ConfigError, FieldError
 
+Settings = TypeVar("Settings")
 EARLY_STOPPING = ("none", "asha", "halving")
 
 
@@ -54,12 +55,21 @@ def launching(values: dict[str, Any]) -> Launching:
     Raises:
         ConfigError: one is wrong or unknown.
     """
+    return typed(Launching, values, "hydra.launcher")
+
+
+def typed(kind: type[Settings], values: dict[str, Any], where: str) -> Settings:
+    """``values`` as the dataclass ``kind``; ``where`` they stand in the configuration, for the message.
+
+    Raises:
+        ConfigError: one is wrong or unknown.
+    """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Launching), OmegaConf.create(values))
+        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(values))
         settings = OmegaConf.to_object(merged)
     except FieldError as error:
-        raise ConfigError(f"hydra.launcher.{error.field} {error.message}.") from error
+        raise ConfigError(f"{where}.{error.field} {error.message}.") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"hydra.launcher.{error.full_key}: {str(error).splitlines()[0]}.") from error
-    assert isinstance(settings, Launching)
+        raise ConfigError(f"{where}.{error.full_key}: {str(error).splitlines()[0]}.") from error
+    assert isinstance(settings, kind)
     return settings

@@ -77,9 +77,8 @@ def draw_all(grouped: Grouped, ranking: Ranking, folder: Path) -> list[Picture]:
         keep(
             "heat_map",
             f"{words} over both numbers",
-            "Means over seeds, in percent for an accuracy; the best is outlined, a red cross diverged, * lost some seeds."
-            + end,
-            heat_map(grouped, best),
+            "Means over seeds; the best is outlined, a red cross diverged, * lost some seeds." + end,
+            heat_map(grouped, best, look),
         )
     if len(grouped.swept) >= 3 and ranked:
         keep(
@@ -92,7 +91,7 @@ def draw_all(grouped: Grouped, ranking: Ranking, folder: Path) -> list[Picture]:
         keep(
             "marginals",
             "Each swept key by itself",
-            "Points are settings; the black line joins the best setting at each value.",
+            "Points are settings; a black line joins the best setting at each value, where values were tried more than once.",
             marginals(grouped, look),
         )
     if best is not None:

@@ -1,5 +1,6 @@
 """The final metric against a swept number: a line for each group, a band over seeds, red crosses where it diverged."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gradlab.analysis.grouping import Grouped, Setting, short, shown
+from gradlab.analysis.grouping import Grouped, Setting, is_scattered, short, shown
 from gradlab.analysis.pictures.style import (
     GREY,
     RED,
@@ -59,7 +60,13 @@ def lines_of(grouped: Grouped, key: str, look: Look) -> tuple[list[Line], str]:
         points = _points(grouped, members, key)
         if points:
             lines.append(Line(group, look.color(group), look.line(group), look.marker(group), points))
-    note = f"at each value the best over {', '.join(short(other) for other in rest)}" if rest else ""
+    names = ", ".join(short(other) for other in rest)
+    note = f"at each value the best over {names}" if rest else ""
+    if rest and any(
+        is_scattered([s for s in grouped.settings if grouped.group_of(s) == line.name], key) for line in lines
+    ):
+        lines = [dataclasses.replace(line, style="") for line in lines]
+        note = f"no line: {names} differs from point to point, too"
     return lines, note
 
 
@@ -99,7 +106,8 @@ def by_number(grouped: Grouped, key: str, look: Look, best: Setting | None) -> F
         lows = [min(setting.by_seed.values()) for _, setting in alive]
         highs = [max(setting.by_seed.values()) for _, setting in alive]
         seen += lows + highs
-        axes.fill_between(xs, lows, highs, color=line.color, alpha=0.16, lw=0)
+        if line.style:
+            axes.fill_between(xs, lows, highs, color=line.color, alpha=0.16, lw=0)
         axes.plot(xs, means, color=line.color, ls=line.style, marker=line.marker, ms=4.5, lw=1.8)
         for value, setting in alive:
             axes.plot([value] * setting.n, list(setting.by_seed.values()), ".", color=line.color, ms=3, alpha=0.5)

@@ -7,7 +7,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from gradlab.analysis.edges import is_logarithmic
-from gradlab.analysis.grouping import Grouped, Setting, short, shown
+from gradlab.analysis.grouping import Grouped, Setting, is_scattered, short, shown
 from gradlab.analysis.pictures.style import (
     GREY,
     RED,
@@ -125,7 +125,8 @@ def _marginal(axes: Axes, grouped: Grouped, key: str, alive: list[Setting], look
         better = max if grouped.metric.higher_is_better else min
         tops[x] = better(tops.get(x, setting.mean), setting.mean)
     if numeric:
-        axes.plot(sorted(tops), [tops[x] for x in sorted(tops)], color="#222222", lw=1.2, zorder=1)
+        if not is_scattered(shown_settings, key):
+            axes.plot(sorted(tops), [tops[x] for x in sorted(tops)], color="#222222", lw=1.2, zorder=1)
         number_axis(axes, key, list(tops))
         axes.tick_params(axis="x", labelsize=8)
     else:
