@@ -301,7 +301,7 @@ def params_of(folder: Path) -> list[tuple[str, dict[str, Any]]]:
 def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Killed in its first batch, stopped in a later one; each point once; the same trials as one that was left alone."""
     arguments = [
-        *SEARCH, "--config-dir", str(FAULTY), "imports=[faulty]", "model=faulty", "model.how=slow", "optimizer=sgd",
+        "--config-dir", str(FAULTY), *SEARCH, "imports=[faulty]", "model=faulty", "model.how=slow", "optimizer=sgd",
         *("trainer.max_epochs=null", "trainer.max_steps=16", "optimizer.lr=tag(log,interval(1e-3,1))", "seed=range(2)"),
         *("hydra.sweeper.n_trials=4", "hydra.sweeper.batch=2", "hydra.sweeper.options={n_startup_trials: 2}"),
     ]  # fmt: skip
@@ -343,7 +343,7 @@ def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) -
 
 def test_faults_are_told_as_such_and_tried_again(tmp_path: Path) -> None:
     arguments = [
-        *SEARCH, "--config-dir", str(FAULTY), "imports=[faulty]", "model=faulty", "optimizer=sgd",
+        "--config-dir", str(FAULTY), *SEARCH, "imports=[faulty]", "model=faulty", "optimizer=sgd",
         *("trainer.max_epochs=null", "trainer.max_steps=20", "model.how=raise,diverge,fine", "hydra.sweeper.sampler=grid"),
     ]  # fmt: skip
     finished = train(tmp_path, *arguments, PYTHONPATH=IMPORTABLE, timeout=200)
