@@ -21,7 +21,7 @@ from gradlab.sweeps.search import Study  # noqa: E402
 from gradlab.sweeps.searching import SAMPLERS, Searching, searching  # noqa: E402
 from gradlab.sweeps.space import Dimension, Space, read_space  # noqa: E402
 from gradlab.tracking.folder import RunFolder  # noqa: E402
-from gradlab.tracking.journal import Journal  # noqa: E402
+from gradlab.tracking.journal import Journal, records  # noqa: E402
 from processes import ROOT, train  # noqa: E402
 from test_sweep_runs import FAULTY, IMPORTABLE, results, running, start, sweep_of, wait_until  # noqa: E402
 from test_sweeps import hydra_loader  # noqa: E402
@@ -249,6 +249,25 @@ def test_every_sampler_searches_in_batches_and_goes_on_as_it_would_have(tmp_path
         )
 
 
+def test_trials_without_an_end_are_known_when_the_study_is_opened_again(tmp_path: Path) -> None:
+    """And one that was killed between its choice and its values has the rest chosen."""
+    study = study_in(tmp_path, [LR, OPTIMIZER])
+    first, second = (study.values_of(trial) for trial in study.ask(2))
+    study._study.ask()  # a trial without a value
+    study = study_in(tmp_path, [LR, OPTIMIZER], resume=True)
+    again = study.unfinished()
+    assert [study.values_of(trial) for trial in again[:2]] == [first, second]
+    assert len(again) == 3
+    assert study.values_of(again[2])["optimizer"] in ("sgd", "adam")
+    for trial in again:
+        study.tell(trial, [came(study, "failed", [])])
+    assert study.done == 0
+    # In this process what failed is not tried again; in the next one it is, first of all.
+    assert all(study.values_of(trial) not in (first, second) for trial in study.ask(1))
+    study = study_in(tmp_path, [LR, OPTIMIZER], resume=True)
+    assert [study.values_of(trial) for trial in study.ask(2)] == [first, second]
+
+
 def test_a_study_that_is_there_is_not_gone_on_with_unasked(tmp_path: Path) -> None:
     storage = str(tmp_path / "mine.db")
     study_in(tmp_path, [LR], storage=storage, study_name="rates").ask(1)
@@ -294,36 +313,37 @@ def test_without_optuna_there_is_one_line_with_the_command(tmp_path: Path) -> No
 
 def params_of(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     (database,) = (folder / "outputs").glob("*_sweep_*/study.db")
-    trials = optuna.load_study(study_name="search", storage=f"sqlite:///{database}").trials
+    storage = optuna.storages.RDBStorage(f"sqlite:///{database}")
+    trials = optuna.load_study(study_name="search", storage=storage).trials
+    storage.remove_session()
+    storage.engine.dispose()
     return [(trial.state.name, trial.params) for trial in trials]
 
 
-def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
-    """Killed in its first batch, stopped in a later one; each point once; the same trials as one that was left alone."""
+@pytest.mark.timeout(600)
+def test_a_search_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Killed in its first batch, stopped in a later one; in the end each point is done once."""
     arguments = [
         "--config-dir", str(FAULTY), *SEARCH, "imports=[faulty]", "model=faulty", "model.how=slow", "optimizer=sgd",
-        *("trainer.max_epochs=null", "trainer.max_steps=16", "optimizer.lr=tag(log,interval(1e-3,1))", "seed=range(2)"),
+        *("trainer.max_epochs=null", "trainer.max_steps=10", "optimizer.lr=tag(log,interval(1e-3,1))", "seed=range(2)"),
         *("hydra.sweeper.n_trials=4", "hydra.sweeper.batch=2", "hydra.sweeper.options={n_startup_trials: 2}"),
     ]  # fmt: skip
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    killed.mkdir()
-    whole.mkdir()
-    process = start(killed, *arguments)
-    wait_until(lambda: bool(results(killed)) and bool(running(killed)), process)
+    process = start(tmp_path, *arguments)
+    wait_until(lambda: bool(results(tmp_path)) and bool(running(tmp_path)), process)
     process.kill()
     process.communicate(timeout=30)
-    process = start(killed, *arguments, "resume=true")
-    wait_until(lambda: len(results(killed)) > 4 and bool(running(killed)), process)
+    process = start(tmp_path, *arguments, "resume=true")
+    wait_until(lambda: len(results(tmp_path)) > 4 and bool(running(tmp_path)), process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
     assert "of 8 points are done" in out
     assert re.search(r"^[1-7] done, [1-7] left", out, re.MULTILINE), out
-    ended = train(killed, *arguments, "resume=true", PYTHONPATH=IMPORTABLE, timeout=250)
+    ended = train(tmp_path, *arguments, "resume=true", PYTHONPATH=IMPORTABLE, timeout=250)
     assert ended.status == 0, ended.out + ended.err
-    folder, sweep = sweep_of(killed)
+    folder, sweep = sweep_of(tmp_path)
     finished = Counter(
-        json.loads((run.path / "journal.jsonl").open().readline())["point"]
+        next(records(run.journal))[0]["point"]
         for run in folder.run_folders()
         if run.result.exists() and json.loads(run.result.read_text())["status"] == "finished"
     )
@@ -331,14 +351,10 @@ def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) -
     assert len(sweep["points"]) == 8
     assert sweep["status"] == "finished"
     assert "search: 4 complete, chosen by tpe" in ended.out
-    alone = train(whole, *arguments, PYTHONPATH=IMPORTABLE, timeout=250)
-    assert alone.status == 0, alone.out + alone.err
-    assert params_of(killed) == params_of(whole)
-    more = train(killed, *arguments[:-2], "hydra.sweeper.batch=2", "hydra.sweeper.options={n_startup_trials: 2}",
-                 "resume=true", PYTHONPATH=IMPORTABLE)  # fmt: skip
-    assert more.status == 0, more.out + more.err
-    assert "8 of 8 points are done" in more.out
-    assert len(params_of(killed)) == 4
+    again = train(tmp_path, *arguments, "resume=true", PYTHONPATH=IMPORTABLE, timeout=250)
+    assert again.status == 0, again.out + again.err
+    assert "8 of 8 points are done" in again.out
+    assert len(params_of(tmp_path)) == 4
 
 
 def test_faults_are_told_as_such_and_tried_again(tmp_path: Path) -> None:
