@@ -235,9 +235,12 @@ def test_names_have_the_digits_that_keep_them_apart(compose: Compose) -> None:
 GIB = 1 << 30
 
 
+UNSTOPPED: Any = {"early_stopping": "none", "reduction_factor": 3.0, "first_rung": "10%", "judged_by": None}
+
+
 def test_a_cpu_has_a_worker_for_each_core_that_memory_carries(compose: Compose) -> None:
     points = [config(compose)]
-    automatic = Launching(workers=None, runs_per_gpu=1, fail_fast=False, population="auto")
+    automatic = Launching(workers=None, runs_per_gpu=1, fail_fast=False, population="auto", **UNSTOPPED)
     assert seats(automatic, points, 4, 64 * GIB, []) == [Seat(1, "")] * 4
     assert seats(automatic, points, 4, 2 * GIB, []) == [Seat(1, "")] * 2
     assert seats(automatic, points, 4, 0, []) == [Seat(1, "")]
@@ -249,7 +252,7 @@ def test_a_cpu_has_a_worker_for_each_core_that_memory_carries(compose: Compose) 
 
 
 def test_every_gpu_has_its_workers_and_each_is_told_its_device(compose: Compose) -> None:
-    settings = Launching(workers=None, runs_per_gpu=2, fail_fast=False, population="auto")
+    settings = Launching(workers=None, runs_per_gpu=2, fail_fast=False, population="auto", **UNSTOPPED)
     found = seats(settings, [config(compose)], 16, 64 * GIB, ["0", "3"])
     assert found == [Seat(4, "0"), Seat(4, "3"), Seat(4, "0"), Seat(4, "3")]
     assert found[1].environment() == {"GRADLAB_CORES": "4", "OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "3"}
@@ -266,10 +269,19 @@ def test_gpus_are_those_of_the_environment_else_those_of_the_machine(tmp_path: P
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"workers": 0}, "workers must be at least 1"), ({"runs_per_gpu": None}, "runs_per_gpu"), ({"works": 1}, "works")],
+    [
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"runs_per_gpu": None}, "runs_per_gpu"),
+        ({"works": 1}, "works"),
+        ({"early_stopping": "ahsa"}, "early_stopping must be one of .*Did you mean 'asha'"),
+        ({"reduction_factor": 1}, "reduction_factor must be above 1"),
+        ({"first_rung": "3"}, "first_rung has no unit"),
+        ({"first_rung": "0"}, "first_rung must be above 0"),
+        ({"judged_by": 0}, "judged_by must be at least 1"),
+    ],
 )
 def test_wrong_launcher_settings_are_said(change: dict[str, Any], message: str) -> None:
-    values = {"workers": None, "runs_per_gpu": 1, "fail_fast": False}
+    values = {"workers": None, "runs_per_gpu": 1, "fail_fast": False, **UNSTOPPED}
     with pytest.raises(ConfigError, match=message):
         launching({**values, **change})
 
@@ -340,11 +352,15 @@ def test_a_resumed_sweep_has_what_is_done_and_waits_for_the_rest(tmp_path: Path,
     earlier = find(tmp_path, {"aaaaaaaa", "bbbbbbbb", "dddddddd"} | {"cccccccc"})
     assert earlier is not None
     asked = [Point(name * 8, name, [], config(compose)) for name in "abd"]
-    again = resumed(earlier, ["seed"], asked)
+    again = resumed(earlier, ["seed"], asked, keep_pruned=True)
     assert [(point.name, point.status, point.tries) for point in again.points] == [
         ("a", "finished", 1), ("b", "waiting", 1), ("c", "waiting", 0), ("d", "waiting", 0),
     ]  # fmt: skip
     assert (again.id, again.command) == (record.id, record.command)
+    ran(record.folder, "d", "pruned")
+    for keep_pruned, status in ((True, "pruned"), (False, "waiting")):
+        again = resumed(earlier, ["seed"], asked, keep_pruned)
+        assert {point.name: point.status for point in again.points}["d"] == status
     assert again.swept == ["name", "seed"]
 
 

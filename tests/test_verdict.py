@@ -19,7 +19,8 @@ from gradlab.analysis.metric import DEFAULT, Metric, choosing
 from gradlab.analysis.ranking import rank
 from gradlab.analysis.records import read_run
 from gradlab.analysis.sources import find_runs, read_sweep
-from gradlab.analysis.verdict import Judged, conclude, judge
+from gradlab.analysis.table import of_runs, of_settings, verdicts
+from gradlab.analysis.verdict import Judged, conclude, judge, metrics_of, write_report
 from gradlab.config import build_config
 from gradlab.errors import ConfigError
 from handmade import write_run, write_sweep
@@ -241,8 +242,53 @@ def test_what_a_search_stopped_early_is_neither_missing_nor_best(judged: Callabl
     found = judged({("adam", 0.1): [0.99, "pruned", 0.98], ("adam", 0.01): [0.90, 0.91, 0.92]})
     assert found.ranking.best is not None
     assert found.ranking.best.name == "lr=0.01"
-    assert found.verdict.warnings == ["lr=0.1 has a better mean, 98.50%, but is not taken for best: 1 of 3 pruned."]
+    assert found.verdict.warnings == [
+        "1 of 6 runs was stopped early as hopeless at step 5, by the early accuracy of the setting.",
+        "lr=0.1 has a better mean, 98.50%, but is not taken for best: 1 of 3 pruned.",
+    ]
     assert "missing" not in found.verdict.next
+
+
+def test_an_early_accuracy_is_no_result(judged: Callable[..., Judged], tmp_path: Path) -> None:
+    """A pruned setting has no mean, no place and no test accuracy, and nothing is claimed of it but where it ended."""
+    found = judged(
+        {
+            ("adam", 0.001): [0.80, 0.81, 0.82],
+            ("adam", 0.01): [0.95, 0.96, 0.97],
+            ("adam", 0.1): ["pruned", "pruned", "pruned"],
+        }
+    )
+    pruned = found.grouped.settings[-1]
+    assert (pruned.name, pruned.n, pruned.stopped, pruned.pending) == ("lr=0.1", 0, 3, 0)
+    assert all(run.metrics and run.stopped_at == 5 for run in pruned.runs)  # an accuracy is there, and in no mean
+    assert pruned not in [other.setting for other in found.ranking.others]
+    assert verdicts(found.grouped, found.ranking)[-1] == (pruned, "pruned")
+    assert "only at 0.01, and below 95.00% at 0.001 (81.00%); not known at 0.1 (stopped early, at step 5)" in (
+        found.verdict.meaning
+    )
+    (warning,) = found.verdict.warnings
+    assert warning.startswith(
+        "3 of 9 runs were stopped early as hopeless at step 5, by the early accuracy of the setting. 1 of 3"
+    )
+    row = of_settings(found.grouped, found.ranking).rows[-1]
+    assert [cell.text for cell in row] == [
+        "0.1",
+        "–",
+        "–",
+        "–",
+        "0",
+        "3 of 3 pruned at step 5",
+        "–",
+        "–",
+        "–",
+        "pruned",
+    ]
+    assert (
+        of_runs(found.grouped).rows[-1][-1].text.startswith("stopped at step 5: 90.00% validation accuracy at step 5")
+    )
+    assert metrics_of(found)["sweep/pruned"] == 3
+    write_report(found, tmp_path / "report.html", tmp_path / "plots")
+    assert "An early accuracy is no final one" in (tmp_path / "report.html").read_text()
 
 
 def test_where_every_setting_lost_runs_the_steadiest_is_best(judged: Callable[..., Judged]) -> None:

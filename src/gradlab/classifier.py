@@ -82,8 +82,12 @@ class Classifier(pl.LightningModule):
         """Write a chunk into the books; ``told`` is float64 [loss, right answers and perhaps norm; steps]."""
         losses, correct, *norms = told.tolist()
         self.learner.ledger.count(first_step, losses, correct, norms[0] if norms else [], sizes, seconds)
-        if self.learner.ledger.divergence:
+        if self.is_over(self.learner):
             self.trainer.should_stop = True
+
+    def is_over(self, learner: Learner) -> bool:
+        """Whether a run's training ends before its last step: it has diverged, or its sweep has given it up."""
+        return learner.ledger.divergence is not None or learner.point in self.interruption.pruned
 
     # ---------------------------------------------------------------- evaluation
 

@@ -89,6 +89,8 @@ def print_results(console: Console, result: Mapping[str, Any], folder: Path, see
     status, diverged = result["status"], result["diverged"]
     if diverged:
         status = f"diverged at step {diverged['step']:,}, learning rate {diverged['lr']:.6g}: the loss was not finite"
+    if status == "pruned":
+        status = f"pruned at step {result['steps']:,} of {result['total_steps']:,}: {result['reason']}"
     lines.append(("status", status))
     if "test/accuracy" in metrics:
         lines.append(("test accuracy", f"{metrics['test/accuracy']:.2%}  (loss {metrics['test/loss']:.4f})"))

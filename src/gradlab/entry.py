@@ -153,6 +153,11 @@ def explain(error: Exception) -> str:
             f"{LISTED} is chosen by a name or a list of names, as in {LISTED}=flip, '{LISTED}=[crop,flip]' and {LISTED}=[], "
             f"not by '{_typed(LISTED)}'. Choices: {', '.join(sorted(AXES[LISTED]))}."
         )
+    if "does not support sweep type" in str(error):
+        return (
+            "An interval has no end of values. Search in it with hydra/sweeper=gradlab_optuna, or write a grid, such as "
+            "'optimizer.lr=logspace(1e-4,1,9)'."
+        )
     match = re.search(r"Could not override '([^']+)'", str(error))
     if match:
         return _unknown_key(match[1])

@@ -31,10 +31,13 @@ class Interruption:
 
     While training, a first signal only sets ``signum``, and the training step ends the training between two steps. A
     second one, and any signal outside training, raises ``Interrupted``.
+
+    ``pruned`` has, by their points, the runs that a sweep has given up, and why; their training ends with the chunk.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.pruned: dict[str, str] = {}
         self._training = False
         self._before: dict[int, Any] = {}
 

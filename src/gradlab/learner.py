@@ -43,7 +43,7 @@ class Learner:
         clip_norm, clip_value: bounds of the gradients, see ``settings.Trainer``; or None.
         accumulate: parts of a mini-batch that pass through the network one after the other.
 
-    ``settle`` brings the optimizer's state up to date, where another makes its steps (``population.py``).
+    ``point`` is the run's in a sweep; ``settle`` brings the optimizer's state up to date, where another makes its steps (``population.py``).
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class Learner:
         self.ledger = Ledger(journal, horizon, log_steps, self.learning_rate)
         self.optimizer: torch.optim.Optimizer
         self.settle: Callable[[], None] | None = None
+        self.point: str | None = None
         self.test_logits = torch.empty(0)
         self.test_labels = torch.empty(0)
         self._clipped: list[torch.nn.Parameter] = []

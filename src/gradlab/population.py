@@ -151,7 +151,7 @@ class Population(Classifier):
 
     def _dismiss(self) -> None:
         """Let members leave whose training is over."""
-        staying = [place for place, learner in enumerate(self._members) if not learner.ledger.divergence]
+        staying = [place for place, learner in enumerate(self._members) if not self.is_over(learner)]
         if len(staying) == len(self.active):
             return
         self._settle()

@@ -95,11 +95,14 @@ class RunRecord:
         self.known |= facts
         self.journal.write("tags", tags={f"gradlab.{key}": str(value) for key, value in facts.items()})
 
-    def conclude(self, learner: "Learner", status: str, metrics: dict[str, float], seconds: dict[str, float]) -> None:
-        """Write the result: on disk before anything that is only there to be looked at."""
+    def conclude(
+        self, learner: "Learner", status: str, metrics: dict[str, float], seconds: dict[str, float], reason: str | None
+    ) -> None:
+        """Write the result: on disk before anything that is only there to be looked at. ``reason``: why it was pruned."""
         self.journal.metrics(learner.ledger.steps_done, metrics)
         self.result = _result(self.config, status, metrics, learner) | self.known
         self.result |= {"point": self.point} if self.point else {}
+        self.result |= {"reason": reason} if reason else {}
         self.result["seconds"] = seconds
         self.folder.write_result(self.result)
 
@@ -112,6 +115,8 @@ class RunRecord:
                 "gradlab.diverged_at_step": str(divergence.step),
                 "gradlab.diverged_at_lr": f"{divergence.lr:.6g}",
             }
+        if status == "pruned":
+            tags |= {"gradlab.pruned_at_step": str(learner.ledger.steps_done), "gradlab.reason": self.result["reason"]}
         self.journal.write("tags", tags=tags)
         self.journal.write("end", status="KILLED" if status == "killed" else "FINISHED")
         self.journal.close()
@@ -176,6 +181,7 @@ def _result(config: Config, status: str, metrics: dict[str, float], learner: "Le
         "name": config.name,
         "metrics": metrics,
         "steps": learner.ledger.steps_done,
+        "total_steps": learner.horizon.total_steps,
         "diverged": vars(divergence) if divergence else None,
         "seed": config.seed,
         "parameters": parameter_count(learner.model),

@@ -31,12 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: ``status`` is finished, diverged or killed, and ``signum`` the signal that killed it."""
+    """How a run ended: ``status`` is finished, diverged, pruned (given up by its sweep, which ``reason`` explains) or killed,
+    and ``signum`` the signal that killed it.
+    """
 
     status: str
     folder: Path
     metrics: dict[str, float]
     signum: int | None
+    reason: str | None = None
 
     @property
     def best_val_accuracy(self) -> float | None:
@@ -100,6 +103,7 @@ def run_together(configs: Sequence[Config], command: list[str], places: Sequence
             callbacks += [place.report] if place else []
             checkpointers = []
             for run, learner in zip(runs, learners, strict=True):
+                learner.point = run.point
                 about = {
                     "config": run.config.composed,
                     "images": images_record(first.spec, data.normalization),
@@ -151,7 +155,8 @@ def run_together(configs: Sequence[Config], command: list[str], places: Sequence
                     "training_and_test": (now - ready) / len(runs),
                     "total": (now - began) / len(runs),
                 }
-                run.conclude(learner, status, _summary(learner, checkpointer), seconds)
+                reason = interruption.pruned[run.point] if run.point and status == "pruned" else None
+                run.conclude(learner, status, _summary(learner, checkpointer), seconds, reason)
                 if run.folder.layer_states.exists():
                     run.journal.artifact(run.folder.layer_states, "model")
                 if run.config.plots:
@@ -189,14 +194,18 @@ def _module(learners: "list[Learner]", seeds: list[int], interruption: Interrupt
 
 
 def _status(learner: "Learner", interruption: Interruption) -> str:
+    """How its training ended. One that a sweep gave up at its last step has finished all the same."""
     if learner.ledger.divergence:
         return "diverged"
+    if learner.ledger.steps_done < learner.horizon.total_steps and learner.point in interruption.pruned:
+        return "pruned"
     return "killed" if interruption() else "finished"
 
 
 def _outcome(run: RunRecord, interruption: Interruption) -> Outcome:
     status = run.result["status"]
-    return Outcome(status, run.folder.path, run.result["metrics"], interruption.signum if status == "killed" else None)
+    signum = interruption.signum if status == "killed" else None
+    return Outcome(status, run.folder.path, run.result["metrics"], signum, run.result.get("reason"))
 
 
 def _draw(run: RunRecord, splits: "Splits", learner: "Learner", calls: "list[Call]", augmenter: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-STREAMS = {"split": 0, "init": 1, "order": 2, "forward": 3, "augment": 4}
+STREAMS = {"split": 0, "init": 1, "order": 2, "forward": 3, "augment": 4, "search": 9}
 
 
 def derive(seed: int, stream: str, *position: int) -> int:

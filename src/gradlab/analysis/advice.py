@@ -21,7 +21,7 @@ def next_steps(source: Source, grouped: Grouped, ranking: Ranking) -> str:
     if best is None:
         steps += _after_nothing(grouped)
     else:
-        at_edge = edges(grouped, best)
+        at_edge = edges(grouped, best, source.space)
         steps += [
             f"{spoken(edge.key)} {shown(edge.value)} is the {'lowest' if edge.lowest else 'highest'} of {len(edge.tried)} "
             f"tried with it, so go on from this edge of the grid with '{edge.next_grid}'"
@@ -32,6 +32,9 @@ def next_steps(source: Source, grouped: Grouped, ranking: Ranking) -> str:
             steps.append("repeat with at least 3 seeds, 'seed=range(3)'")
         elif ranking.rivals:
             steps.append(_more_seeds(ranking))
+        elif not at_edge and source.search:
+            more = 2 * int(source.search.get("trials", 0)) or len(grouped.settings) * 2
+            steps.append(f"search on with the same command, resume=true and hydra.sweeper.n_trials={more}")
         elif not at_edge and grouped.numbers:
             key = grouped.numbers[0]
             value, tried = best.values.get(key), tried_values(grouped, best, key)

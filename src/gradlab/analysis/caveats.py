@@ -1,6 +1,6 @@
 """What a reader must know before believing a verdict: what is missing, lost, passed over or not alike."""
 
-from gradlab.analysis.grouping import Grouped, lost
+from gradlab.analysis.grouping import Grouped, at_steps, lost
 from gradlab.analysis.ranking import Ranking
 from gradlab.analysis.sources import Source
 
@@ -15,6 +15,26 @@ def caveats(source: Source, grouped: Grouped, ranking: Ranking) -> list[str]:
         told = ", ".join(f"{count} {status}" for status, count in missing.items())
         what = "This sweep is not complete" if source.status is not None else "Not all of these runs ended well"
         said.append(f"{what}: {told} of {len(everything)}. Missing runs may change the verdict.")
+    if source.search and len(source.runs) < int(source.search.get("points", 0)):
+        said.append(
+            f"The search is not complete: {len(source.runs)} of {source.search['points']} points were chosen (the same command with "
+            "resume=true goes on)."
+        )
+    stopped = [setting for setting in grouped.settings if setting.stopped]
+    if stopped:
+        runs = sum(setting.stopped for setting in stopped)
+        unfinished = sum(not setting.n for setting in stopped)
+        when = at_steps([run for setting in stopped for run in setting.runs])
+        said.append(
+            f"{runs} of {len(everything)} runs {'was' if runs == 1 else 'were'} stopped early as hopeless{f' {when}' if when else ''}, "
+            "by the early accuracy of the setting."
+            + (
+                f" {unfinished} of {len(grouped.settings)} settings have no finished run for that: they are not ranked, and the 95% "
+                "confidence does not cover them."
+                if unfinished
+                else ""
+            )
+        )
     best = ranking.best
     if best is not None and lost(best):
         said.append(

@@ -104,6 +104,6 @@ def _rich(content: Table, most: int) -> RichTable:
         drawn.add_column(escape(heading), justify="right" if right else "left", overflow="fold")
     for row in content.rows[:most]:
         said = row[-1].text
-        style = "bold" if said in ("best", "highest", "lowest") else "red" if said == "diverged" else None
+        style = "bold" if said in ("best", "highest", "lowest") else {"diverged": "red", "pruned": "dim"}.get(said)
         drawn.add_row(*(escape(cell.text) for cell in row), style=style)
     return drawn

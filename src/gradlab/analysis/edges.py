@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from gradlab.errors import ConfigError
 
 POINTS = 5
 DECADES = 2.0
+NEAR_THE_END = 0.1
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,11 @@ class Edge:
     next_grid: str | None
 
 
-def edges(grouped: Grouped, best: Setting) -> list[Edge]:
-    """The edges that ``best`` stands at, the learning rate's first."""
+def edges(grouped: Grouped, best: Setting, space: Sequence[Mapping[str, Any]] = ()) -> list[Edge]:
+    """The edges that ``best`` stands at, the learning rate's first.
+
+    ``space`` are the dimensions of a search: the lowest of the values that it happened to try is no edge of what it searched.
+    """
     found = []
     for key in grouped.numbers:
         tried = tried_values(grouped, best, key)
@@ -44,10 +48,23 @@ def edges(grouped: Grouped, best: Setting) -> list[Edge]:
             continue
         assert isinstance(value, int | float)
         lowest = value == tried[0]
+        if _is_inside(value, lowest, next((one for one in space if one["key"] == key), None)):
+            continue
         if lowest and value == 0:
             continue  # weight decay, momentum: none at all is no edge of a grid
         found.append(Edge(key, lowest, value, tried, _next_grid(key, value, tried, lowest, best)))
     return found
+
+
+def _is_inside(value: float, lowest: bool, dimension: Mapping[str, Any] | None) -> bool:
+    """Whether a search has a tenth of its range or more beyond ``value``."""
+    if dimension is None or dimension["kind"] == "choice":
+        return False
+    low, high, place = (
+        math.log(max(number, 1e-300)) if dimension["log"] else number
+        for number in (dimension["low"], dimension["high"], value)
+    )
+    return high > low and ((place - low) if lowest else (high - place)) >= NEAR_THE_END * (high - low)
 
 
 def tried_values(grouped: Grouped, best: Setting, key: str) -> list[float]:

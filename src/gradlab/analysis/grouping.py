@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gradlab.analysis.metric import Metric
-from gradlab.analysis.records import LISTED, Run, Value
+from gradlab.analysis.records import ENDED, LISTED, STOPPED, Run, Value
 from gradlab.analysis.statistics import Estimate, estimate, resolution_of
 
 SHORT = {"optimizer.lr": "lr"}
 SPEAKING = ("data", "model", "init", "loss", "optimizer", "schedule", "trainer")
 """Axes whose choice says all by itself: 'adam', not 'optimizer=adam'; but 'wrapper=sam', and 'averaging=none'."""
-STOPPED = ("pruned", "stopped")
-"""Statuses of runs that a search gave up because others did better."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +49,14 @@ class Setting:
         return self.count("diverged")
 
     @property
+    def stopped(self) -> int:
+        """Runs that the sweep gave up as hopeless."""
+        return self.count(*STOPPED)
+
+    @property
     def ended(self) -> int:
         """Runs whose training says something about the setting: finished, diverged or stopped as hopeless."""
-        return self.count("finished", "diverged", *STOPPED)
+        return self.count(*ENDED)
 
     @property
     def pending(self) -> int:
@@ -84,6 +87,21 @@ def lost(setting: Setting, statuses: Sequence[str] = ("diverged", *STOPPED)) -> 
     """``2 of 3 diverged``; empty where every run has finished."""
     counts = [(status, setting.count(status)) for status in statuses]
     return ", ".join(f"{count} of {len(setting.runs)} {status}" for status, count in counts if count)
+
+
+def is_scattered(settings: Sequence[Setting], key: str) -> bool:
+    """Whether hardly two of the settings share a value of the number ``key``, as in a search: there is no line to draw."""
+    values = {setting.values[key] for setting in settings if key in setting.values}
+    others = {tuple(v for k, v in setting.values.items() if k != key) for setting in settings}
+    return len(values) > 2 and len(values) > 0.7 * len(settings) and len(others) > 1
+
+
+def at_steps(runs: Sequence[Run]) -> str:
+    """``at step 82`` or ``between steps 82 and 246``: where those of ``runs`` that were given up ended; empty where unknown."""
+    steps = [run.stopped_at for run in runs if run.stopped_at is not None]
+    if not steps:
+        return ""
+    return f"at step {steps[0]:,}" if len(set(steps)) == 1 else f"between steps {min(steps):,} and {max(steps):,}"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,11 @@ Value = str | int | float | bool | None
 LISTED = "augment"
 """The axis of which a list is chosen, as in ``augment=[crop,flip]``."""
 
+STOPPED = ("pruned", "stopped")
+"""Statuses of runs that a search gave up because others did better."""
+ENDED = ("finished", "diverged", *STOPPED)
+"""Statuses of runs that say something about their setting."""
+
 NO_CHOICE = ("seed", "name", "output_dir", "plots", "tracking", "imports")
 NO_CHOICE_OF = {
     "data.root",
@@ -39,8 +44,8 @@ class Run:
     """One run.
 
     name: the run's own, or its point's in a sweep.
-    status: ``finished``, ``diverged``, ``failed``, ``killed``, ``running`` or ``waiting``.
-    reason: why it failed, where that is known.
+    status: ``finished``, ``diverged``, ``pruned``, ``failed``, ``killed``, ``running`` or ``waiting``.
+    reason: why it failed or was given up, where that is known.
     seed: its seed; or None where its configuration does not say.
     config: the flattened configuration, without what does not make a setting.
     metrics: the final ones, such as ``best/val_accuracy``; finite and not.
@@ -51,6 +56,7 @@ class Run:
     mlflow_address: of the run's page, where the store is a server.
     diverged_at: the step at which the loss stopped being finite; or None.
     about: device, versions, source, command and data fingerprint, where recorded.
+    stopped_at: the step at which its sweep gave it up as hopeless; or None.
     """
 
     name: str
@@ -66,6 +72,7 @@ class Run:
     mlflow_address: str | None
     diverged_at: int | None
     about: Mapping[str, Any] = field(repr=False)
+    stopped_at: int | None = None
 
     def metric(self, name: str) -> float:
         """The final value of a metric; NaN where the run has none, or was not finished."""
@@ -84,9 +91,11 @@ def read_run(path: Path, sweep: Path | None = None) -> Run:
     diverged = result.get("diverged") or {}
     step = diverged.get("step", tags.get("gradlab.diverged_at_step"))
     seconds = result.get("seconds") or {}
+    status = str(result.get("status") or tags.get("gradlab.status") or "running")
+    stopped = result.get("steps", tags.get("gradlab.pruned_at_step")) if status in STOPPED else None
     return Run(
         name=str(result.get("name") or opening.get("name") or path.name),
-        status=str(result.get("status") or tags.get("gradlab.status") or "running"),
+        status=status,
         reason=result.get("reason") or tags.get("gradlab.reason"),
         seed=seed if isinstance(seed, int) else None,
         config=choices(flat),
@@ -98,6 +107,7 @@ def read_run(path: Path, sweep: Path | None = None) -> Run:
         mlflow_address=run_address(shipped.get("tracking_uri"), shipped.get("experiment_id"), shipped.get("run_id")),
         diverged_at=int(step) if step is not None else None,
         about={key: result[key] for key in ("device", "versions", "source", "data_sha256", "threads") if key in result},
+        stopped_at=int(stopped) if stopped is not None else None,
     )
 
 

@@ -79,6 +79,13 @@ def _method(grouped: Grouped, ranking: Ranking) -> list[str]:
         "others are not distinguishable: the truly best setting is among them and the best with 95% confidence (multiple "
         "comparisons with the best, Hsu 1984). The p in the table is the adjusted one. Diverged runs have no accuracy; they are never counted as zero.",
     ]
+    if any(setting.stopped for setting in grouped.settings):
+        texts.append(
+            "Runs that are pruned were stopped because their setting's early validation accuracy, the mean over its seeds, was "
+            "not among the best of those that had come as far; the note of each run says where. An early accuracy is no final "
+            "one: a low learning rate is slow, and a schedule has not yet lowered a high one. So it is in no mean and no "
+            "ranking, and the pruned settings are neither ruled out nor worse beyond doubt."
+        )
     if ranking.best is not None and math.isfinite(ranking.optimism) and ranking.rivals:
         texts.append(
             f"The highest of {1 + len(ranking.rivals)} settings looks better than it is. If all of them were equally good, its mean "

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from gradlab.analysis.advice import next_steps
 from gradlab.analysis.caveats import caveats
-from gradlab.analysis.grouping import Grouped, Setting, lost, shown, spoken
+from gradlab.analysis.grouping import Grouped, Setting, at_steps, lost, shown, spoken
 from gradlab.analysis.ranking import Compared, Ranking
+from gradlab.analysis.records import STOPPED
 from gradlab.analysis.sources import Source
 from gradlab.analysis.statistics import Estimate, estimate
 
@@ -83,7 +84,7 @@ def _no_best(grouped: Grouped) -> str:
     counts = {
         status: sum(setting.count(status) for setting in grouped.settings)
         + sum(run.status == status for run in grouped.unplaced)
-        for status in ("finished", "diverged", "failed", "killed", "running", "waiting")
+        for status in ("finished", "diverged", *STOPPED, "failed", "killed", "running", "waiting")
     }
     total = sum(len(setting.runs) for setting in grouped.settings) + len(grouped.unplaced)
     if counts["finished"]:
@@ -179,14 +180,17 @@ def _robustness(grouped: Grouped, best: Setting) -> str:
     side = "below" if metric.higher_is_better else "above"
     if first == 0 and last == len(line) - 1:
         return f", and {words} hardly matters: no value tried from {shown(low)} to {shown(high)} is {side} {limit}"
-    outside = []
-    if first > 0:
-        outside.append(f"{shown(line[first - 1][0])} ({_what(line[first - 1][1], grouped)})")
-    if last < len(line) - 1:
-        outside.append(f"{shown(line[last + 1][0])} ({_what(line[last + 1][1], grouped)})")
+    neighbours = [line[index] for index in (first - 1, last + 1) if 0 <= index < len(line)]
+    # What was stopped is not known to be worse in the end.
+    unknown = [setting.stopped > 0 and not setting.n for _, setting in neighbours]
+    told = [f"{shown(value)} ({_what(setting, grouped)})" for value, setting in neighbours]
+    outside = [text for text, stopped in zip(told, unknown, strict=True) if not stopped]
+    beyond = [text for text, stopped in zip(told, unknown, strict=True) if stopped]
     within = f"only at {shown(low)}" if low == high else f"from {shown(low)} to {shown(high)}"
-    than = f"{side} {limit} at {' and at '.join(outside)}"
-    return f", and {words} matters: {metric.words} is within {_tolerance(grouped)} of the best {within}, and {than}"
+    than = f", and {side} {limit} at {' and at '.join(outside)}" if outside else ""
+    than += f"; not known at {' and at '.join(beyond)}" if beyond else ""
+    matters = f"{words} matters: " if outside else ""
+    return f", and {matters}{metric.words} is within {_tolerance(grouped)} of the best {within}{than}"
 
 
 def along(grouped: Grouped, best: Setting, key: str) -> list[tuple[float, Setting]]:
@@ -203,6 +207,8 @@ def along(grouped: Grouped, best: Setting, key: str) -> list[tuple[float, Settin
 
 
 def _what(setting: Setting, grouped: Grouped) -> str:
+    if setting.stopped and not setting.n:
+        return f"stopped early, {at_steps(setting.runs)}".rstrip(", ")
     if setting.diverged and not setting.n:
         return "diverged"
     return grouped.metric.write(setting.mean) + (f", {lost(setting)}" if lost(setting) else "")

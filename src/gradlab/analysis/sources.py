@@ -2,12 +2,12 @@
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradlab.analysis.records import LISTED, Run, choices, read_run, run_address, value_of
+from gradlab.analysis.records import ENDED, LISTED, Run, choices, read_run, run_address, value_of
 from gradlab.config import AXES
 from gradlab.errors import ConfigError, GradlabError
 from gradlab.settings import without_secret
@@ -27,6 +27,7 @@ class Source:
     command: the command line that made them, where it was one; else empty.
     status: of the sweep: ``running``, ``finished``, ``failed`` or ``killed``; or None for runs of no one sweep.
     identity: of the sweep; or None.
+    search: what a search was asked for: its ``sampler``, its ``space`` by dimension and how many ``points``; else None.
     """
 
     title: str
@@ -34,6 +35,12 @@ class Source:
     command: Sequence[str]
     status: str | None
     identity: str | None
+    search: Mapping[str, Any] | None = None
+
+    @property
+    def space(self) -> Sequence[Mapping[str, Any]]:
+        """The dimensions of a search, as ``sweeps.space`` writes them; none of a sweep over given values."""
+        return list((self.search or {}).get("space", ()))
 
 
 def read_sweep(folder: Path) -> Source:
@@ -53,6 +60,7 @@ def read_sweep(folder: Path) -> Source:
         command=[str(word) for word in sweep.get("command") or []],
         status=sweep.get("status"),
         identity=sweep.get("id"),
+        search=sweep.get("search"),
     )
 
 
@@ -64,9 +72,7 @@ def _point(point: dict[str, Any], sweep: Path) -> Run:
         if (path / JOURNAL).is_file():
             run = read_run(path, sweep)
             # A run that a dead worker left behind says that it is running; the sweep knows that it is not.
-            status = (
-                run.status if status in ("waiting", "running") or run.status in ("finished", "diverged") else status
-            )
+            status = run.status if status in ("waiting", "running") or run.status in ENDED else status
             changes = {"name": name, "status": status, "reason": reason or run.reason}
             return Run(**{**vars(run), **changes})
         reason = reason or f"there is no run in {point['folder']}"
@@ -179,7 +185,7 @@ def _from_mlflow(run: "MLflowRun", store: str) -> Run:
     seed = flat.get("seed")
     folder = Path(tags.get("gradlab.folder", ""))
     here = folder.is_absolute() and (folder / JOURNAL).is_file()
-    step = tags.get("gradlab.diverged_at_step")
+    step, stopped = tags.get("gradlab.diverged_at_step"), tags.get("gradlab.pruned_at_step")
     known = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "killed", "RUNNING": "running"}
     seconds = float("nan")
     if here:
@@ -203,4 +209,5 @@ def _from_mlflow(run: "MLflowRun", store: str) -> Run:
         mlflow_address=run_address(store, run.info.experiment_id, run.info.run_id),
         diverged_at=int(step) if step else None,
         about=about,
+        stopped_at=int(stopped) if stopped else None,
     )

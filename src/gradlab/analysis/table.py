@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradlab.analysis.grouping import STOPPED, Grouped, Setting, lost, short, shown
+from gradlab.analysis.grouping import Grouped, Setting, at_steps, lost, short, shown
 from gradlab.analysis.ranking import Ranking
+from gradlab.analysis.records import STOPPED
 from gradlab.analysis.sentences import TEST, estimate_on_test
 
 
@@ -78,7 +79,10 @@ def of_settings(grouped: Grouped, ranking: Ranking) -> Table:
                 _number(half, metric.write_half(half)),
                 _number(std, metric.write_half(std)),
                 Cell(str(setting.n), float(setting.n)),
-                Cell(lost(setting, _others(setting)), float(len(setting.runs) - setting.count("finished"))),
+                Cell(
+                    " ".join(filter(None, [lost(setting, _others(setting)), at_steps(setting.runs)])),
+                    float(len(setting.runs) - setting.count("finished")),
+                ),
                 _number(test.mean if test else math.nan, f"{test.mean:.2%}" if test else "–"),
                 _number(setting.seconds, f"{setting.seconds:.3g}"),
                 _number(p, f"{p:.2g}"),
@@ -108,6 +112,8 @@ def of_runs(grouped: Grouped) -> Table:
     for run in [run for setting in grouped.settings for run in setting.runs] + list(grouped.unplaced):
         value, test = metric.of(run), run.metric(TEST)
         note = f"diverged at step {run.diverged_at:,}" if run.diverged_at is not None else run.reason or ""
+        if run.stopped_at is not None:
+            note = f"stopped at step {run.stopped_at:,}: {note}"
         rows.append(
             [
                 Cell(run.name, run.name),
@@ -167,7 +173,7 @@ def comma_separated(grouped: Grouped, ranking: Ranking) -> str:
     writer = csv.writer(text, lineterminator="\n")
     metric = grouped.metric.name
     writer.writerow(
-        [*grouped.swept, f"{metric} mean", "ci95_half", "std", "n", "runs", "diverged", "failed", "test/accuracy mean",
+        [*grouped.swept, f"{metric} mean", "ci95_half", "std", "n", "runs", "diverged", "pruned", "failed", "test/accuracy mean",
          "seconds", "above_it", "above_it_ci95_half", "adjusted_p", "verdict"]
     )  # fmt: skip
     against = {id(other.setting): other for other in ranking.others}
@@ -184,7 +190,7 @@ def comma_separated(grouped: Grouped, ranking: Ranking) -> str:
             [
                 *(setting.values.get(key, "") for key in grouped.swept),
                 *map(_plain, numbers),
-                *(setting.n, len(setting.runs), setting.diverged, setting.count("failed")),
+                *(setting.n, len(setting.runs), setting.diverged, setting.stopped, setting.count("failed")),
                 *map(_plain, rest),
                 *map(_plain, compared),
                 said,

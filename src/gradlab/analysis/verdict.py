@@ -83,7 +83,7 @@ def metrics_of(judged: Judged) -> dict[str, float]:
     found: dict[str, float] = {
         "sweep/points": len(runs),
         "sweep/settings": len(grouped.settings),
-        **{f"sweep/{s}": sum(run.status == s for run in runs) for s in ("finished", "diverged", "failed")},
+        **{f"sweep/{s}": sum(run.status == s for run in runs) for s in ("finished", "diverged", "pruned", "failed")},
     }
     if best is not None and best.estimate is not None:
         name = grouped.metric.name
@@ -146,7 +146,8 @@ def summary(judged: Judged) -> dict[str, Any]:
         "sentences": judged.verdict.sentences,
         "warnings": list(judged.verdict.warnings),
         "edges": [
-            {**vars(edge), "tried": list(edge.tried)} for edge in (edges(grouped, ranking.best) if ranking.best else [])
+            {**vars(edge), "tried": list(edge.tried)}
+            for edge in (edges(grouped, ranking.best, judged.source.space) if ranking.best else [])
         ],
         "optimism": ranking.optimism,
         "resolution": grouped.resolution,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from gradlab.errors import GradlabError
+from gradlab.errors import ConfigError, GradlabError
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
@@ -54,16 +54,47 @@ def launch(
     """
     from hydra.core.utils import JobReturn, JobStatus
 
-    from gradlab.sweeps.session import Session
     from gradlab.sweeps.settings import launching
 
-    try:
-        current = _CURRENT.get()
-    except LookupError:
-        raise GradlabError("hydra/launcher=gradlab runs gradlab's train.py only.") from None
-    current.session = current.session or Session(current.command, current.explain)
-    accuracies = current.session.launch(loader, master, points, launching(settings))
+    accuracies = _session().launch(loader, master, points, launching(settings))
     return [
         JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=accuracy)
         for overrides, accuracy in zip(points, accuracies, strict=True)
     ]
+
+
+def search(
+    loader: Any,
+    master: "DictConfig",
+    arguments: Sequence[str],
+    launcher: dict[str, Any] | None,
+    settings: dict[str, Any],
+) -> None:
+    """What the Optuna sweeper does. ``launcher`` are the settings of gradlab's own launcher; None where it is another.
+
+    Raises:
+        ConfigError: a setting is wrong, or the search is impossible.
+    """
+    from gradlab.sweeps.searching import searching
+    from gradlab.sweeps.settings import launching
+    from gradlab.sweeps.space import read_space
+
+    if launcher is None:
+        raise ConfigError("hydra/sweeper=gradlab_optuna needs hydra/launcher=gradlab, which tells it how points ended.")
+    chosen, launched = searching(settings), launching(launcher)
+    space = read_space(arguments, chosen.params, loader)
+
+    from gradlab.sweeps.search import run_search
+
+    run_search(_session(), loader, master, space, launched, chosen)
+
+
+def _session() -> "Session":
+    from gradlab.sweeps.session import Session
+
+    try:
+        current = _CURRENT.get()
+    except LookupError:
+        raise GradlabError("gradlab's launcher and sweeper run gradlab's train.py only.") from None
+    current.session = current.session or Session(current.command, current.explain)
+    return current.session

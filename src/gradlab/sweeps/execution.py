@@ -16,6 +16,7 @@ from gradlab.sweeps.planning import Measured, Memory
 from gradlab.sweeps.planning import plan as make_plan
 from gradlab.sweeps.record import Point, SweepRecord
 from gradlab.sweeps.seats import Seat, free_memory
+from gradlab.sweeps.stopping import EarlyStopping
 from gradlab.sweeps.table import Table
 from gradlab.sweeps.workers import Message, Worker
 from gradlab.tracking.folder import RunFolder
@@ -44,6 +45,7 @@ class Execution:
         fail_fast: whether the first failed point ends the execution.
         lock: the sweep's.
         table: told what happens.
+        stopping: of hopeless points; or None.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Execution:
         fail_fast: bool,
         lock: IO[str],
         table: Table,
+        stopping: EarlyStopping | None = None,
     ) -> None:
         self.record = record
         self.parent = parent
@@ -64,6 +67,7 @@ class Execution:
         self.fail_fast = fail_fast
         self.lock = lock
         self.table = table
+        self.stopping = stopping
         self.signum: int | None = None
         self._waiting: deque[list[Point]] = deque()
         self._seats = seats
@@ -86,6 +90,9 @@ class Execution:
             GradlabError: workers cannot be started at all.
         """
         waiting = [point for point in self.record.points if point.status == "waiting" and point.config]
+        if self.stopping:
+            self.stopping.add(self.record.points)
+            waiting = self.stopping.ordered(waiting)
         if not waiting:
             return
         self._plan(waiting)
@@ -136,6 +143,10 @@ class Execution:
             worker.ready, self._failed_starts = True, 0
         elif event["event"] == "progress":
             worker.said = event
+        elif event["event"] == "validated":
+            if self.stopping:
+                found = self.stopping.halving.validated(event["point"], event["step"], event["val"], event["loss"])
+                self._prune(found)
         elif event["event"] == "say":
             self.table.say(event["line"])
         elif event["event"] == "measured":
@@ -145,6 +156,7 @@ class Execution:
             self._bury(point, "killed", "its population was given up")
             point.status, point.reason = "waiting", event["reason"]
             self._given_up.append(point)
+            self._ended(point)
             if not worker.points:
                 self._divide(self._given_up, event)
                 self._given_up = []
@@ -154,6 +166,13 @@ class Execution:
                 self._try_again(point, "somebody sent its worker a signal")  # we have not
             else:
                 self._settle(point, event["status"], event["reason"], event["metrics"])
+
+    def _prune(self, hopeless: dict[str, str]) -> None:
+        """Have points end, each for its reason."""
+        for worker in self._workers:
+            for point in worker.points:
+                if point.id in hopeless:
+                    worker.prune(point, hopeless[point.id])
 
     @property
     def _left(self) -> bool:
@@ -240,6 +259,8 @@ class Execution:
                 point.folder = str(folder.path.relative_to(self.record.folder.path))
                 points.append(point)
                 folders.append(folder.path)
+                if self.stopping:
+                    self.stopping.halving.begun(point.id)
             if points:
                 worker.run(points, folders, self.parent, self.record.command)
                 return
@@ -275,6 +296,12 @@ class Execution:
             self.table.say(f"{point.name}: {reason}; it is tried once more")
         else:
             self._settle(point, "failed", f"{reason}, twice", {})
+            return
+        self._ended(point)
+
+    def _ended(self, point: Point) -> None:
+        if self.stopping:
+            self._prune(self.stopping.halving.ended(point.id, point.status == "diverged"))
 
     def _bury(self, point: Point, status: str, reason: str) -> None:
         """End the record of a run whose worker died, which cannot do it itself."""
@@ -288,8 +315,9 @@ class Execution:
 
     def _settle(self, point: Point, status: str, reason: str | None, metrics: dict[str, float]) -> None:
         point.status, point.reason = status, reason
+        self._ended(point)
         self.table.settled(point, metrics)
-        counts = {f"sweep/{kind}": self.record.count(kind) for kind in ("finished", "diverged", "failed")}
+        counts = {f"sweep/{kind}": self.record.count(kind) for kind in ("finished", "diverged", "pruned", "failed")}
         best = self.table.best_accuracy
         with contextlib.suppress(OSError):  # a full disk
             self.journal.metrics(

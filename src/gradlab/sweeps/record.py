@@ -21,7 +21,9 @@ from gradlab.tracking.folder import RunFolder, SweepFolder, write_atomically
 from gradlab.tracking.journal import records
 
 VERSION = 1
-DONE = ("finished", "diverged")
+PRUNED = "pruned"
+"""What a point comes to that early stopping has stopped as hopeless."""
+DONE = ("finished", "diverged", PRUNED)
 """What a point can come to that needs no other try: divergence is a result."""
 RHYTHM = 1.0
 """Seconds between two writings of ``sweep.json``, at least."""
@@ -35,10 +37,10 @@ class Point:
     name: by what distinguishes it.
     overrides: as Hydra was given them.
     config: frozen when the sweep began; None for a point of an earlier sweep that is not asked for now.
-    status: waiting, running, finished, diverged, failed or killed.
+    status: waiting, running, finished, diverged, pruned, failed or killed.
     folder: of its last run, relative to the sweep's; None before the first.
     tries: how many runs were begun for it.
-    reason: why it failed or was killed.
+    reason: why it failed, was pruned or was killed.
     """
 
     id: str
@@ -57,7 +59,7 @@ class Point:
 
 @dataclass
 class SweepRecord:
-    """What ``sweep.json`` says."""
+    """What ``sweep.json`` says. ``search`` is what a search is about; None of a sweep whose points are all known at first."""
 
     folder: SweepFolder
     id: str
@@ -68,6 +70,7 @@ class SweepRecord:
     points: list[Point]
     status: str = "running"
     parent_run_id: str | None = None
+    search: dict[str, Any] | None = None
     _written: float = field(default=0.0, repr=False)
 
     @classmethod
@@ -87,6 +90,7 @@ class SweepRecord:
         content = {"version": VERSION, "id": self.id, "name": self.name, "command": self.command}
         content |= {"created": self.created, "status": self.status, "swept": self.swept}
         content |= {"points": [_plain(point) for point in self.points], "parent_run_id": self.parent_run_id}
+        content |= {"search": self.search} if self.search else {}
         with contextlib.suppress(OSError):
             write_atomically(self.folder.record, json.dumps(content, indent=1) + "\n")
         self._written = time.monotonic()
@@ -95,6 +99,11 @@ class SweepRecord:
         """Write it if the last writing is a while ago."""
         if time.monotonic() - self._written > RHYTHM:
             self.write()
+
+    @property
+    def expected(self) -> int:
+        """Points that there will be, as far as that is known."""
+        return max(len(self.points), int((self.search or {}).get("points", 0)))
 
     def count(self, *statuses: str) -> int:
         return sum(point.status in statuses for point in self.points)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradlab.sweeps.record import Point, SweepRecord, read, restore
+from gradlab.sweeps.record import PRUNED, Point, SweepRecord, read, restore
 from gradlab.tracking.folder import SweepFolder
 
 
@@ -26,20 +26,30 @@ def find(output_dir: Path, ids: set[str]) -> Earlier | None:
 
     A sweep that has a point which is not asked for and lacks one which is is another sweep.
     """
-    earlier = []
-    for path in sorted(output_dir.glob("*_sweep_*"), reverse=True):  # names begin with the time
-        folder = SweepFolder(path)
-        content = read(folder)
-        if content is not None:
-            earlier.append(Earlier(folder, content))
+    earlier = _in(output_dir)
     same = [sweep for sweep in earlier if sweep.ids == ids]
     larger = [sweep for sweep in earlier if sweep.ids > ids]
     smaller = [sweep for sweep in earlier if ids > sweep.ids > set()]
     return next(iter([*same, *larger, *smaller]), None)
 
 
-def resumed(earlier: Earlier, swept: list[str], points: Sequence[Point]) -> SweepRecord:
-    """The earlier sweep's record, gone on with: ``points`` are set to what they came to, and others are kept."""
+def find_search(output_dir: Path, search: str) -> Earlier | None:
+    """The latest sweep in ``output_dir`` that is this search, by its identity."""
+    return next((sweep for sweep in _in(output_dir) if sweep.content.get("search", {}).get("id") == search), None)
+
+
+def _in(output_dir: Path) -> list[Earlier]:
+    """The sweeps there, the latest first."""
+    paths = sorted(output_dir.glob("*_sweep_*"), reverse=True)  # names begin with the time
+    found = [(SweepFolder(path), read(SweepFolder(path))) for path in paths]
+    return [Earlier(folder, content) for folder, content in found if content is not None]
+
+
+def resumed(earlier: Earlier, swept: list[str], points: Sequence[Point], keep_pruned: bool) -> SweepRecord:
+    """The earlier sweep's record, gone on with: ``points`` are set to what they came to, and others are kept.
+
+    A point that early stopping has stopped is done for a sweep with early stopping (``keep_pruned``), and missing in one without.
+    """
     content = earlier.content
     asked = {point.id: point for point in points}
     merged = []
@@ -50,11 +60,16 @@ def resumed(earlier: Earlier, swept: list[str], points: Sequence[Point]) -> Swee
         merged.append(point)
     merged += asked.values()
     restore(merged, earlier.folder)
-    for point in merged:
-        if not point.done and point.config is not None:
-            point.status, point.reason = "waiting", None
+    wait([point for point in merged if point.config is not None], keep_pruned)
     keys = [*content["swept"], *(key for key in swept if key not in content["swept"])]
     return SweepRecord(
         earlier.folder, content["id"], content["name"], content["command"], content["created"], keys, merged,
-        parent_run_id=content["parent_run_id"],
+        parent_run_id=content["parent_run_id"], search=content.get("search"),
     )  # fmt: skip
+
+
+def wait(points: Sequence[Point], keep_pruned: bool) -> None:
+    """Have those of ``points`` that are not done wait for another run."""
+    for point in points:
+        if not point.done or (point.status == PRUNED and not keep_pruned):
+            point.status, point.reason = "waiting", None

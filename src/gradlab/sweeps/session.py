@@ -21,10 +21,11 @@ from gradlab.settings import MLflow, Tracking
 from gradlab.sweeps import identity, resuming
 from gradlab.sweeps.composition import Explain, compose_all
 from gradlab.sweeps.execution import Execution
-from gradlab.sweeps.record import Point, SweepRecord, lock, restore, result_of
+from gradlab.sweeps.record import DONE, PRUNED, Point, SweepRecord, lock, restore, result_of
 from gradlab.sweeps.seats import Seat, cores_here, free_memory, gpus_here, seats
 from gradlab.sweeps.settings import Launching
 from gradlab.sweeps.shipping import SweepShipper
+from gradlab.sweeps.stopping import check_rungs, stopping
 from gradlab.sweeps.table import Table
 from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import Journal, records
@@ -45,6 +46,7 @@ class Session:
         self.console = Console()
         self._record: SweepRecord | None = None
         self._began = time.monotonic()
+        self._notes: list[str] = []
         # Set with the record, by _begin.
         self._lock: IO[str]
         self._journal: Journal
@@ -57,13 +59,58 @@ class Session:
     def launch(
         self, loader: Any, master: DictConfig, points: Sequence[list[str]], settings: Launching
     ) -> list[float | None]:
-        """Run ``points`` (overrides) unless they are done; returns their best validation accuracies.
+        """Run ``points`` (overrides) unless they are done; returns their best validation accuracies. Raises what ``run`` does."""
+        return [self._accuracy(point) for point in self.run(loader, master, points, settings)]
+
+    def run(self, loader: Any, master: DictConfig, points: Sequence[list[str]], settings: Launching) -> list[Point]:
+        """Run ``points`` (overrides) unless they are done; returns what they came to.
 
         Raises:
             ConfigError: points are impossible; nothing has been made.
             Interrupted: by a signal; running points have ended with a checkpoint.
             GradlabError: a point failed and ``fail_fast`` is set, or workers cannot be started.
         """
+        configs, places, ids, new, swept = self._composed(loader, master, points, settings)
+        if self._record is None:
+            output_dir = Path(configs[0].output_dir).expanduser()
+            resume = bool(OmegaConf.select(master, "resume"))
+            earlier = resuming.find(output_dir, {point.id for point in new}) if resume else None
+            self._begin(resume, earlier, configs, new, swept, settings)
+        else:
+            self._add(new, swept, settings)
+        self._execute(settings, places)
+        assert self._record is not None
+        by_id = {point.id: point for point in self._record.points}
+        return [by_id[one] for one in ids]
+
+    def begin_search(
+        self, loader: Any, master: DictConfig, probes: Sequence[list[str]], settings: Launching, search: dict[str, Any]
+    ) -> SweepRecord:
+        """The sweep of a search, without points yet: a new one, or with ``resume=true`` that of the same search.
+
+        Args:
+            loader: Hydra's.
+            master: the multirun's own configuration.
+            probes: overrides of points that between them have every choice that there is; none of them is run.
+            settings: of the launcher.
+            search: what it is about, for the record. Its ``id`` is completed here by what the probes resolve to.
+
+        Raises:
+            ConfigError: probes are impossible; nothing has been made.
+        """
+        configs, _, ids, _, swept = self._composed(loader, master, probes, settings)
+        search = search | {"id": identity.identity({"search": search["id"], "probes": ids})}
+        resume = bool(OmegaConf.select(master, "resume"))
+        output_dir = Path(configs[0].output_dir).expanduser()
+        earlier = resuming.find_search(output_dir, search["id"]) if resume else None
+        self._begin(resume, earlier, configs, [], swept, settings, search)
+        assert self._record is not None
+        return self._record
+
+    def _composed(
+        self, loader: Any, master: DictConfig, points: Sequence[list[str]], settings: Launching
+    ) -> tuple[list[Config], list[Seat], list[str], list[Point], list[str]]:
+        """Configurations, seats, ids, points and swept keys of ``points``, once all is known to be possible."""
         built = compose_all(loader, master, points, self.explain)
         configs = [_without_plots(config, overrides) for overrides, config in built]
         places = seats(settings, configs, cores_here(), free_memory(), gpus_here())
@@ -71,15 +118,8 @@ class Session:
             if config.trainer.name == "cuda" and not gpus_here():
                 raise ConfigError("trainer=cuda was asked for, and CUDA_VISIBLE_DEVICES names no device.")
         ids, new, swept = self._points([overrides for overrides, _ in built], configs)
-        resume = bool(OmegaConf.select(master, "resume"))
-        if self._record is None:
-            self._begin(resume, configs[0], new, swept)
-        else:
-            self._add(new, swept)
-        self._execute(settings, places)
-        assert self._record is not None
-        by_id = {point.id: point for point in self._record.points}
-        return [self._accuracy(by_id[one]) for one in ids]
+        check_rungs(new, settings)
+        return configs, places, ids, new, swept
 
     def _points(self, overrides: list[list[str]], configs: list[Config]) -> tuple[list[str], list[Point], list[str]]:
         """The id of each configuration; the points, one for each id; and the swept keys."""
@@ -100,24 +140,36 @@ class Session:
         return self._record.points if self._record else []
 
     def _accuracy(self, point: Point) -> float | None:
-        if not point.done or point.folder is None or self._record is None:
-            return None
+        if point.status not in ("finished", "diverged") or point.folder is None or self._record is None:
+            return None  # the accuracy of a pruned point is none of a training to the end
         metrics = result_of(RunFolder(self._record.folder.path / point.folder)).get("metrics", {})
         found = metrics.get("best/val_accuracy")
         return None if found is None else float(found)
 
     # ------------------------------------------------------------------ the record
 
-    def _begin(self, resume: bool, first: Config, points: list[Point], swept: list[str]) -> None:
-        """The sweep's folder, lock, journal and shipper: new ones, or those of the sweep that is resumed."""
+    def _begin(
+        self,
+        resume: bool,
+        earlier: resuming.Earlier | None,
+        configs: list[Config],
+        points: list[Point],
+        swept: list[str],
+        settings: Launching,
+        search: dict[str, Any] | None = None,
+    ) -> None:
+        """The sweep's folder, lock, journal and shipper: new ones, or those of the ``earlier`` sweep that is resumed."""
+        first = configs[0]
         output_dir = Path(first.output_dir).expanduser()
-        earlier = resuming.find(output_dir, {point.id for point in points}) if resume else None
+        of_what = (
+            f"{len(points)} points" if search is None else f"{search['trials']} trials, {search['points']} points,"
+        )
         if earlier is not None:
             self._lock = lock(earlier.folder)
-            self._record = record = resuming.resumed(earlier, swept, points)
-            self._say(
-                f"resuming {record.folder.path}: {record.count('finished', 'diverged')} of {len(record.points)} points are done"
-            )
+            keep_pruned = settings.early_stopping != "none"
+            self._record = record = resuming.resumed(earlier, swept, points, keep_pruned)
+            record.search = search
+            self._say(f"resuming {record.folder.path}: {record.count(*DONE)} of {record.expected} points are done")
         else:
             name = first.run_name or " ".join(_short(key) for key in swept) or first.name
             try:
@@ -125,14 +177,15 @@ class Session:
             except OSError as error:
                 raise ConfigError(f"output_dir={first.output_dir} cannot hold a sweep's folder: {error}.") from error
             self._lock = lock(record.folder)
+            record.search = search
             new = "no earlier sweep has these points, so all are run: " if resume else ""
-            self._say(f"{new}{len(points)} points in {record.folder.path}")
+            self._say(f"{new}{of_what} in {record.folder.path}")
         record.write()
-        self._open_journal(record, first.tracking)
+        self._open_journal(record, first.tracking, [config.composed for config in configs])
         if isinstance(first.tracking, MLflow):
             self._shipper = SweepShipper(record.folder, first.tracking, self._lock)
 
-    def _open_journal(self, record: SweepRecord, tracking: Tracking) -> None:
+    def _open_journal(self, record: SweepRecord, tracking: Tracking, configurations: list[dict[str, Any]]) -> None:
         folder = record.folder
         begun = next(records(folder.journal), None) if folder.journal.exists() else None
         self._journal = Journal(folder.journal)
@@ -141,7 +194,7 @@ class Session:
             self._journal.write("resumed")
             self._journal.write("tags", tags={"gradlab.status": "running"})
             return
-        shared = _shared([point.config.composed for point in record.points if point.config])
+        shared = _shared(configurations)
         folder.config.write_text(OmegaConf.to_yaml(OmegaConf.create(shared)))
         self._parent = f"{folder.path.name}.{secrets.token_hex(4)}"
         tags = about_process(folder, self.command)
@@ -151,17 +204,19 @@ class Session:
         self._journal.write("run", id=self._parent, name=record.name, experiment=experiment, params=params, tags=tags)
         self._journal.artifact(folder.config)
 
-    def _add(self, points: list[Point], swept: list[str]) -> None:
+    def _add(self, points: list[Point], swept: list[str], settings: Launching) -> None:
         """Another batch of a sweeper that decides as it goes."""
         assert self._record is not None
         record = self._record
         known = {point.id: point for point in record.points}
         added = [point for point in points if point.id not in known]
+        again = [known[point.id] for point in points if point.id in known and known[point.id].config is None]
         for point in points:
             if point.id in known:
                 known[point.id].config = point.config
         record.points += added
         restore(added, record.folder)
+        resuming.wait([*added, *again], settings.early_stopping != "none")  # those of a search that is resumed
         record.swept += [key for key in swept if key not in record.swept]
         record.write()
 
@@ -182,6 +237,7 @@ class Session:
                 settings.fail_fast,
                 self._lock,
                 table,
+                stopping(settings, record.folder),
             )  # fmt: skip
         execution = self._execution
         try:
@@ -235,7 +291,7 @@ class Session:
         except Exception as error:
             return [f"No verdict: {type(error).__name__}: {error}"]
         with contextlib.suppress(OSError):
-            self._journal.metrics(record.count("finished", "diverged", "failed"), conclusion.metrics)
+            self._journal.metrics(record.count(*DONE, "failed"), conclusion.metrics)
             self._journal.write("tags", tags=conclusion.tags)
             for made, where in (("report.html", ""), ("summary.json", ""), ("plots", "plots")):
                 if (record.folder.path / made).exists():
@@ -257,13 +313,13 @@ class Session:
 
     def _tell(self, record: SweepRecord, failed: list[Point], lines: list[str], note: str | None) -> None:
         """The end of the sweep, in the terminal."""
-        done = record.count("finished", "diverged")
-        left = len(record.points) - done
-        counts = [f"{record.count(kind)} {kind}" for kind in ("diverged", "failed") if record.count(kind)]
+        done = record.count(*DONE)
+        left = record.expected - done
+        counts = [f"{record.count(kind)} {kind}" for kind in ("diverged", "pruned", "failed") if record.count(kind)]
         seconds = time.monotonic() - self._began
         told = f"{done} done" + (f", {left} left" if left else "") + (f" ({', '.join(counts)})" if counts else "")
         self._say(f"\n{told}, {seconds:,.1f} s")
-        for line in lines:
+        for line in [*lines, *self._notes]:
             self._say(line)
         if failed:
             self._say(f"{len(failed)} failed:")
@@ -274,8 +330,16 @@ class Session:
         if left:
             again = [*self.command, *(["resume=true"] if "resume=true" not in self.command else [])]
             self._say(f"to run what is left:  python {shlex.join(again)}")
+        elif record.count(PRUNED) and not record.search:  # of a search, what is pruned has been told to the sampler
+            again = [word for word in self.command if not word.startswith("hydra.launcher.early_stopping=")]
+            again += ["resume=true"] if "resume=true" not in again else []
+            self._say(f"to train the pruned ones to the end, too:  python {shlex.join(again)}")
         if note:
             self._say(note)
+
+    def note(self, lines: Sequence[str]) -> None:
+        """Lines to be told with the verdict."""
+        self._notes += lines
 
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)

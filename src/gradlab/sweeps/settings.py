@@ -1,13 +1,17 @@
 """The settings of ``hydra/launcher=gradlab``, typed and checked."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gradlab.bounds import check_number
+from gradlab.bounds import check_number, check_option
+from gradlab.durations import duration_of
 from gradlab.errors import ConfigError, FieldError
+
+Settings = TypeVar("Settings")
+EARLY_STOPPING = ("none", "asha", "halving")
 
 
 @dataclass(frozen=True)
@@ -19,12 +23,21 @@ class Launching:
     fail_fast: whether the first failed point ends the sweep.
     population: ``auto`` trains points that differ in numbers only (``sweeps/grouping.py``) at once, as many as measure
         fastest; ``off`` trains each alone, and a number ≥ 2 so many at once.
+    early_stopping: ``none``; ``asha``, which judges a setting once at each rung; or ``halving``, which judges it again when
+        others arrive there (see ``halving``).
+    reduction_factor: of n settings at a rung the best n/reduction_factor go on, rounded up; above 1.
+    first_rung: where settings are first compared, a length; the next rungs are each reduction_factor times as far.
+    judged_by: seeds of a setting, at least, by which it is judged, ≥ 1; or null for half of them, rounded up.
     """
 
     workers: int | None
     runs_per_gpu: int
     fail_fast: bool
     population: Any
+    early_stopping: str
+    reduction_factor: float
+    first_rung: str
+    judged_by: int | None
 
     def __post_init__(self) -> None:
         if self.workers is not None:
@@ -34,6 +47,14 @@ class Launching:
         number = isinstance(self.population, int) and not isinstance(self.population, bool) and self.population >= 2
         if not (number or self.population is False or self.population in ("auto", "off")):
             raise FieldError("population", f"must be auto, off or a whole number ≥ 2, not '{self.population}'")
+
+        check_option(self, "early_stopping", EARLY_STOPPING)
+        check_number(self, "reduction_factor", above=1)
+        first = duration_of(self, "first_rung")
+        if not first.number:
+            raise FieldError("first_rung", "must be above 0: before the first step all settings are alike")
+        if self.judged_by is not None:
+            check_number(self, "judged_by", at_least=1)
 
     @property
     def members(self) -> int | None:
@@ -49,12 +70,21 @@ def launching(values: dict[str, Any]) -> Launching:
     Raises:
         ConfigError: one is wrong or unknown.
     """
+    return typed(Launching, values, "hydra.launcher")
+
+
+def typed(kind: type[Settings], values: dict[str, Any], where: str) -> Settings:
+    """``values`` as the dataclass ``kind``; ``where`` they stand in the configuration, for the message.
+
+    Raises:
+        ConfigError: one is wrong or unknown.
+    """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Launching), OmegaConf.create(values))
+        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(values))
         settings = OmegaConf.to_object(merged)
     except FieldError as error:
-        raise ConfigError(f"hydra.launcher.{error.field} {error.message}.") from error
+        raise ConfigError(f"{where}.{error.field} {error.message}.") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"hydra.launcher.{error.full_key}: {str(error).splitlines()[0]}.") from error
-    assert isinstance(settings, Launching)
+        raise ConfigError(f"{where}.{error.full_key}: {str(error).splitlines()[0]}.") from error
+    assert isinstance(settings, kind)
     return settings

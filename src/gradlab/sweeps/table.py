@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.text import Text
 
 from gradlab.sweeps.identity import setting
-from gradlab.sweeps.record import Point, SweepRecord
+from gradlab.sweeps.record import DONE, Point, SweepRecord
 
 if TYPE_CHECKING:
     from gradlab.sweeps.workers import Worker
@@ -41,7 +41,8 @@ class Table:
 
     def __enter__(self) -> "Table":
         self._began = self._spoken = time.monotonic()
-        self._todo, self._settled = self.record.count("waiting"), 0
+        coming = self.record.expected - len(self.record.points)  # those that a search has yet to choose
+        self._todo, self._settled = self.record.count("waiting") + coming, 0
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             self._live = Live(console=self.console, transient=True, auto_refresh=False)
             self._live.start()
@@ -84,8 +85,10 @@ class Table:
     def line(self, workers: "Sequence[Worker]" = ()) -> str:
         """Where the sweep stands, in one line."""
         record = self.record
-        parts = [f"{record.count('finished', 'diverged')}/{len(record.points)} done"]
-        counts = {status: record.count(status) for status in ("running", "waiting", "diverged", "failed", "killed")}
+        parts = [f"{record.count(*DONE)}/{record.expected} done"]
+        counts = {
+            status: record.count(status) for status in ("running", "waiting", "diverged", "pruned", "failed", "killed")
+        }
         parts += [f"{count} {status}" for status, count in counts.items() if count]
         if self._accuracies:
             best, found = max(self._accuracies.items(), key=lambda item: sum(item[1]) / len(item[1]))

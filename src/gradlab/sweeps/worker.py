@@ -4,7 +4,8 @@
 object to a line. What a point prints goes into ``console.log`` in its folder, because the terminal shows the sweep.
 
 Commands: ``start`` (where to import from; the first line), ``measure`` (how fast populations of a configuration train), ``run``
-(one point, or several as a population), ``stop`` (end them after the step that they are in). Events: ``ready``, ``measured``, ``progress``, ``say`` (a line for the terminal), and for each point ``done``, or ``again`` where it should be trained on its own. End of input means that the sweep is over or its process dead: the worker ends
+(one point, or several as a population), ``prune`` (end one of them soon, as hopeless), ``stop`` (end all after the step that they
+are in). Events: ``ready``, ``measured``, ``progress``, ``validated``, ``say`` (a line for the terminal), and for each point ``done``, or ``again`` where it should be trained on its own. End of input means that the sweep is over or its process dead: the worker ends
 at once, whatever it is doing, so that none is left behind.
 """
 
@@ -62,6 +63,8 @@ class Commands:
             if command["do"] == "stop":
                 self.stopping = True
                 self.interruption.signum = signal.SIGTERM
+            elif command["do"] == "prune":
+                self.interruption.pruned[command["point"]] = command["reason"]
             else:
                 self._points.put(command)
         os._exit(0)
@@ -209,7 +212,7 @@ def _train_at_once(
 
 
 def _told(outcome: Outcome) -> Message:
-    reason = "interrupted" if outcome.status == "killed" else None
+    reason = "interrupted" if outcome.status == "killed" else outcome.reason
     return {"event": "done", "status": outcome.status, "reason": reason, "metrics": outcome.metrics}
 
 
@@ -239,6 +242,15 @@ def progress_report(events: IO[str]) -> Any:
                 step = max(learner.ledger.steps_done for learner in module.learners)
                 steps = module.learners[0].horizon.total_steps
                 _tell(events, event="progress", step=step, steps=steps, val=val)
+
+        def on_validation_end(self, trainer: Any, module: Any) -> None:
+            if trainer.sanity_checking:
+                return
+            for learner in module.learners:
+                ledger = learner.ledger
+                if not module.is_over(learner):
+                    val, loss = ledger.last_val["val/accuracy"], ledger.last_val["val/loss"]
+                    _tell(events, event="validated", point=learner.point, step=ledger.steps_done, val=val, loss=loss)
 
     return ProgressReport()
 

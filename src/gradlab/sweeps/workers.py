@@ -72,6 +72,10 @@ class Worker:
         self.measuring = group
         self._send({"do": "measure", "config": config.composed})
 
+    def prune(self, point: Point, reason: str) -> None:
+        """Have it end ``point``, and no other, after the step that it is in."""
+        self._send({"do": "prune", "point": point.id, "reason": reason})
+
     def stop(self) -> None:
         """Have it end its point after the step that it is in."""
         self._send({"do": "stop"})

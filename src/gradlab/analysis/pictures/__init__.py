@@ -40,6 +40,8 @@ def draw_all(grouped: Grouped, ranking: Ranking, folder: Path) -> list[Picture]:
     ranked = ([best] if best else []) + [other.setting for other in ranking.others]
     words = grouped.metric.words
     drawn: list[Picture] = []
+    stopped = any(setting.stopped for setting in grouped.settings)
+    end = " A grey bar marks what was stopped early." if stopped else ""
 
     def keep(name: str, title: str, caption: str, figure: Figure | None) -> None:
         if figure is not None:
@@ -55,7 +57,7 @@ def draw_all(grouped: Grouped, ranking: Ranking, folder: Path) -> list[Picture]:
             "metric_by_number",
             f"{words} against {named}",
             "Lines are means over seeds, bands go from the lowest to the highest seed, dots are seeds, and the ring is the "
-            "best setting. Red crosses below mark where all seeds diverged, small ones where some did.",
+            "best setting. Red crosses below mark where all seeds diverged, small ones where some did." + end,
             by_number(grouped, key, look, best),
         )
     keep(
@@ -68,27 +70,28 @@ def draw_all(grouped: Grouped, ranking: Ranking, folder: Path) -> list[Picture]:
         "losses",
         f"Training loss against step, by {named}" if key else "Training loss against step",
         "One seed of each setting. A rate too low crawls; one too high jumps about, stalls, or diverges (red "
-        "cross). What is over a hundred times the median loss is cut off.",
+        "cross). What is over a hundred times the median loss is cut off." + end,
         losses(grouped, key, look, ranked or list(grouped.settings)),
     )
     if len(grouped.numbers) == 2:
         keep(
             "heat_map",
             f"{words} over both numbers",
-            "Means over seeds, in percent for an accuracy; the best is outlined, a red cross diverged, * lost some seeds.",
-            heat_map(grouped, best),
+            "Means over seeds; the best is outlined, a red cross diverged, * lost some seeds." + end,
+            heat_map(grouped, best, look),
         )
     if len(grouped.swept) >= 3 and ranked:
         keep(
             "parallel",
             "Every setting through its values",
-            "A line is a setting; the brighter, the better. Dotted red ones diverged.",
+            "A line is a setting; the brighter, the better. Dotted red ones diverged."
+            + (" Dotted grey ones were stopped early." if stopped else ""),
             parallel(grouped),
         )
         keep(
             "marginals",
             "Each swept key by itself",
-            "Points are settings; the black line joins the best setting at each value.",
+            "Points are settings; a black line joins the best setting at each value, where values were tried more than once.",
             marginals(grouped, look),
         )
     if best is not None:

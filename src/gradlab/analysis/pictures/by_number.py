@@ -1,5 +1,6 @@
 """The final metric against a swept number: a line for each group, a band over seeds, red crosses where it diverged."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,8 +8,9 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gradlab.analysis.grouping import Grouped, Setting, short, shown
+from gradlab.analysis.grouping import Grouped, Setting, is_scattered, short, shown
 from gradlab.analysis.pictures.style import (
+    GREY,
     RED,
     SEQUENCE,
     Look,
@@ -58,7 +60,13 @@ def lines_of(grouped: Grouped, key: str, look: Look) -> tuple[list[Line], str]:
         points = _points(grouped, members, key)
         if points:
             lines.append(Line(group, look.color(group), look.line(group), look.marker(group), points))
-    note = f"at each value the best over {', '.join(short(other) for other in rest)}" if rest else ""
+    names = ", ".join(short(other) for other in rest)
+    note = f"at each value the best over {names}" if rest else ""
+    if rest and any(
+        is_scattered([s for s in grouped.settings if grouped.group_of(s) == line.name], key) for line in lines
+    ):
+        lines = [dataclasses.replace(line, style="") for line in lines]
+        note = f"no line: {names} differs from point to point, too"
     return lines, note
 
 
@@ -78,9 +86,9 @@ def _points(grouped: Grouped, members: Sequence[Setting], key: str) -> list[tupl
 
 
 def by_number(grouped: Grouped, key: str, look: Look, best: Setting | None) -> Figure:
-    """The metric against ``key``; below it, a lane for each line with a cross at each value where it diverged."""
+    """The metric against ``key``; below it, a lane for each line with a mark at each value where it diverged or was stopped."""
     lines, note = lines_of(grouped, key, look)
-    lanes = [line for line in lines if any(setting.diverged for _, setting in line.points)]
+    lanes = [line for line in lines if any(setting.diverged or setting.stopped for _, setting in line.points)]
     lane_height = 0.24 * len(lanes) + 0.1
     drawn = figure(8.4, 4.6 + (lane_height if lanes else 0))
     if lanes:
@@ -98,7 +106,8 @@ def by_number(grouped: Grouped, key: str, look: Look, best: Setting | None) -> F
         lows = [min(setting.by_seed.values()) for _, setting in alive]
         highs = [max(setting.by_seed.values()) for _, setting in alive]
         seen += lows + highs
-        axes.fill_between(xs, lows, highs, color=line.color, alpha=0.16, lw=0)
+        if line.style:
+            axes.fill_between(xs, lows, highs, color=line.color, alpha=0.16, lw=0)
         axes.plot(xs, means, color=line.color, ls=line.style, marker=line.marker, ms=4.5, lw=1.8)
         for value, setting in alive:
             axes.plot([value] * setting.n, list(setting.by_seed.values()), ".", color=line.color, ms=3, alpha=0.5)
@@ -123,23 +132,30 @@ def by_number(grouped: Grouped, key: str, look: Look, best: Setting | None) -> F
 
 
 def _lanes(axes: Axes, lanes: Sequence[Line]) -> None:
-    """Where each line's runs diverged; a small cross and a count where only some of them did."""
+    """Where each line's runs diverged or were stopped; a small mark and a count where only some of them did."""
     for row, line in enumerate(lanes):
         for value, setting in line.points:
-            if setting.diverged:
-                whole = not setting.n
-                axes.plot(value, row, "x", color=RED, ms=8 if whole else 5, mew=2.2 if whole else 1.4)
+            for count, mark, color in ((setting.diverged, "x", RED), (setting.stopped, "|", GREY)):
+                if not count:
+                    continue
+                whole = count == len(setting.runs)
+                axes.plot(value, row, mark, color=color, ms=8 if whole else 5, mew=2.2 if whole else 1.4)
                 if not whole:
                     axes.annotate(
-                        f"{setting.diverged} of {len(setting.runs)}", (value, row), xytext=(6, 0), color=RED,
+                        f"{count} of {len(setting.runs)}", (value, row), xytext=(6, 0 if mark == "x" else -5), color=color,
                         textcoords="offset points", va="center", fontsize=7.5,
                     )  # fmt: skip
+    settings = [setting for line in lanes for _, setting in line.points]
+    diverged, stopped = any(s.diverged for s in settings), any(s.stopped for s in settings)
+    what = " · ".join([*(["diverged ×"] if diverged and stopped else ["diverged"] if diverged else []),
+                       *(["stopped early |"] if stopped else [])])  # fmt: skip
+    shade = RED if diverged and not stopped else GREY
     axes.set_ylim(len(lanes) - 0.4, -0.6)
     names = [plain(line.name) for line in lanes]
     alone = len(lanes) == 1 and not names[0]
-    axes.set_yticks(range(len(lanes)), ["diverged"] if alone else names, fontsize=8)
+    axes.set_yticks(range(len(lanes)), [what] if alone else names, fontsize=8)
     if not alone:
-        axes.set_title("diverged", fontsize=9, loc="left", color=RED, pad=2)
+        axes.set_title(what, fontsize=9, loc="left", color=shade, pad=2)
         for tick, line in zip(axes.get_yticklabels(), lanes, strict=True):
             tick.set_color(line.color)  # type: ignore[arg-type]
     axes.tick_params(axis="y", length=0)

@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 
 from gradlab.analysis.grouping import Grouped, Setting, shown
 from gradlab.analysis.pictures.by_number import lines_of
-from gradlab.analysis.pictures.style import RED, SEQUENCE, Look, cut, figure, group_name, plain, tidy
+from gradlab.analysis.pictures.style import GREY, RED, SEQUENCE, Look, cut, figure, group_name, plain, tidy
+from gradlab.analysis.records import ENDED, STOPPED
 from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import metric_rows
 
@@ -75,6 +76,8 @@ def losses(grouped: Grouped, key: str | None, look: Look, ranked: Sequence[Setti
     if len(values) <= MOST_IN_LEGEND:
         handles = [Line2D([], [], color=colors(0.92 * norm(value)), lw=2.5, label=shown(value)) for value in values]
         handles.append(Line2D([], [], color=RED, marker="x", ls="", mew=2, label="diverged"))
+        if any(setting.stopped for setting in grouped.settings):
+            handles.append(Line2D([], [], color=GREY, marker="|", ls="", ms=9, mew=2, label="stopped early"))
         drawn.legend(handles=handles, title=plain(name), loc="outside right upper", frameon=False, fontsize=9)
     else:
         shade = mpl.cm.ScalarMappable(
@@ -96,9 +99,9 @@ def _norm(values: Sequence[float]) -> mpl.colors.Normalize:
 
 
 def _draw(axes: Axes, setting: Setting, color: object) -> list[float]:
-    """The curve of one run of a setting, its first seed's that left one; a cross at its end where it diverged."""
+    """The curve of one run of a setting, its first seed's that left one; a mark at its end where it diverged or was stopped."""
     for run in setting.runs:
-        if run.folder is None or run.status not in ("finished", "diverged"):
+        if run.folder is None or run.status not in ENDED:
             continue
         steps, curve = loss_curve(run.folder)
         if not len(steps):
@@ -112,6 +115,8 @@ def _draw(axes: Axes, setting: Setting, color: object) -> list[float]:
         axes.plot(steps, curve, color=color, lw=1.4)
         if run.status == "diverged":
             axes.plot(steps[-1], curve[-1], "x", color=RED, ms=7, mew=2, zorder=4, clip_on=False)
+        if run.status in STOPPED:
+            axes.plot(steps[-1], curve[-1], "|", color=GREY, ms=9, mew=2, zorder=4, clip_on=False)
         return [float(value) for value in curve]
     return []
 

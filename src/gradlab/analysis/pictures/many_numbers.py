@@ -7,8 +7,19 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from gradlab.analysis.edges import is_logarithmic
-from gradlab.analysis.grouping import Grouped, Setting, short, shown
-from gradlab.analysis.pictures.style import RED, SEQUENCE, Look, cut, figure, metric_axis, number_axis, plain, tidy
+from gradlab.analysis.grouping import Grouped, Setting, is_scattered, short, shown
+from gradlab.analysis.pictures.style import (
+    GREY,
+    RED,
+    SEQUENCE,
+    Look,
+    cut,
+    figure,
+    metric_axis,
+    number_axis,
+    plain,
+    tidy,
+)
 
 MOST_TICKS = 10
 
@@ -57,6 +68,9 @@ def parallel(grouped: Grouped) -> Figure:
         elif setting.diverged:
             axes.plot(range(len(keys)), ys, color=RED, lw=0.9, ls=":", alpha=0.7)
             axes.plot(len(keys) - 1, ys[-1], "x", color=RED, ms=6, mew=1.6)
+        elif setting.stopped:
+            axes.plot(range(len(keys)), ys, color=GREY, lw=0.8, ls=":", alpha=0.6)
+            axes.plot(len(keys) - 1, ys[-1], "|", color=GREY, ms=7, mew=1.6)
     write = grouped.metric.write
     final = [(fraction, write(low + fraction * (high - low))) for fraction in (0, 0.25, 0.5, 0.75, 1)]
     for place, ticks in enumerate([*(ticks for _, ticks in scales), final]):
@@ -111,7 +125,8 @@ def _marginal(axes: Axes, grouped: Grouped, key: str, alive: list[Setting], look
         better = max if grouped.metric.higher_is_better else min
         tops[x] = better(tops.get(x, setting.mean), setting.mean)
     if numeric:
-        axes.plot(sorted(tops), [tops[x] for x in sorted(tops)], color="#222222", lw=1.2, zorder=1)
+        if not is_scattered(shown_settings, key):
+            axes.plot(sorted(tops), [tops[x] for x in sorted(tops)], color="#222222", lw=1.2, zorder=1)
         number_axis(axes, key, list(tops))
         axes.tick_params(axis="x", labelsize=8)
     else:

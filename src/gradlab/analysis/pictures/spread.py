@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from gradlab.analysis.grouping import Grouped, Setting
+from gradlab.analysis.grouping import Grouped, Setting, lost
 from gradlab.analysis.pictures.style import Look, cut, figure, group_name, metric_axis, plain, tidy
 from gradlab.analysis.ranking import Ranking
 
@@ -62,8 +62,7 @@ def intervals(grouped: Grouped, look: Look, ranking: Ranking) -> Figure | None:
 
 
 def _label(setting: Setting) -> str:
-    lost = f" ({setting.diverged} of {len(setting.runs)} diverged)" if setting.diverged else ""
-    return plain(cut(setting.name, 52) + lost)
+    return plain(cut(setting.name, 52) + (f" ({lost(setting)})" if lost(setting) else ""))
 
 
 def _near(ends: Sequence[float], grouped: Grouped, best: Setting) -> list[float]:

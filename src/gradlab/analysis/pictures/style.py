@@ -79,16 +79,22 @@ def number_axis(axes: Axes, key: str, values: Sequence[float], which: str = "x")
             set_scale("log")
         else:  # zero has no logarithm: the part below the lowest positive value is linear
             set_scale("symlog", linthresh=ordered[1], linscale=0.5)
-    if len(ordered) <= 12:
+    if len(ordered) <= 12 and not _crowded(ordered, is_logarithmic(ordered, key)):
         axis.set_major_locator(FixedLocator(ordered))
         axis.set_major_formatter(FuncFormatter(lambda value, _: shown(float(value))))
         axis.set_minor_locator(NullLocator())
         if len(ordered) > 8 or max(len(shown(value)) for value in ordered) > 6:
             axis.set_tick_params(rotation=30 if which == "x" else 0)
-    elif axes.get_xscale() == "log":
+    elif (axes.get_xscale() if which == "x" else axes.get_yscale()) == "log":
         axis.set_major_locator(LogLocator(numticks=12))
         axis.set_minor_formatter(NullFormatter())
     (axes.set_xlabel if which == "x" else axes.set_ylabel)("learning rate" if key == "optimizer.lr" else key)
+
+
+def _crowded(ordered: Sequence[float], logarithmic: bool) -> bool:
+    """Whether two neighbours are too near for a tick each, as those of a search are."""
+    places = np.log(ordered) if logarithmic and ordered[0] > 0 else np.array(ordered, dtype=float)
+    return len(places) > 2 and bool(np.diff(places).min() < 0.04 * (places[-1] - places[0]))
 
 
 def label_lines(axes: Axes, labels: Sequence[tuple[str, str, float, float]]) -> None:
