@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig
@@ -128,7 +129,8 @@ def test_measurements_are_remembered_for_group_and_seat(tmp_path: Path) -> None:
 
 
 def test_the_launchers_setting_is_checked() -> None:
-    usual = {"workers": None, "runs_per_gpu": 1, "fail_fast": False}
+    usual: dict[str, Any] = {"workers": None, "runs_per_gpu": 1, "fail_fast": False}
+    usual |= {"early_stopping": "none", "reduction_factor": 3.0, "first_rung": "10%", "judged_by": None}
     members = {told: launching({**usual, "population": told}).members for told in ("auto", "off", False, 8)}
     assert members == {"auto": None, "off": 1, False: 1, 8: 8}
     for wrong in (1, 0, -2, "many", 2.5, True, None):
