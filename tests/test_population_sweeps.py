@@ -80,6 +80,6 @@ def test_the_size_of_populations_is_measured_once_and_remembered(tmp_path: Path)
     for seed in (0, 1):
         finished = train(tmp_path, *swept, f"seed={seed}", XDG_CACHE_HOME=cache)
         assert finished.status == 0, finished.out + finished.err
-        lines += [line for line in finished.out.splitlines() if line.startswith("4 points of adam: ")]
+        lines += [line for line in finished.out.splitlines() if line.startswith("4 points of adamw: ")]
     assert [line.endswith(end) for line, end in zip(lines, ("(measured)", "(remembered)"), strict=True)] == [True, True]
     assert lines[0].removesuffix("(measured)") == lines[1].removesuffix("(remembered)")

@@ -205,8 +205,11 @@ CASES["schedule_free_adamw"] = members_of(
     "schedule_free_adamw", {"lr": 0.02}, {"lr": 0.01, "betas": [0.5, 0.9], "weight_decay": 0.1, "weight_lr_power": 1.0}
 )
 
-KERNELS = ["sgd", "momentum", "sgd and momentum", "nesterov", "adam", "adamw", "adagrad"]
-"""What torch has kernels for on the CPU."""
+SAME = ["sgd", "momentum", "sgd and momentum", "nesterov", "adam", "adamw", "lion"]
+"""What takes the kernels of torch that it takes alone, on the CPU."""
+
+KERNELS = [*SAME, "adagrad", "radam", "rmsprop without momentum"]
+"""What takes any kernel of torch there."""
 
 FORMS = [(name, form) for name in CASES for form in ("fused", "blocks", "whole") if form != "fused" or name in KERNELS]
 
@@ -234,7 +237,7 @@ def test_blocks_that_end_within_a_parameter(name: str, monkeypatch: pytest.Monke
     members.check(**CLOSE)
 
 
-@pytest.mark.parametrize("name", KERNELS[:-1])  # adagrad alone does not use its kernel
+@pytest.mark.parametrize("name", SAME)
 def test_the_same_kernel_gives_the_same_bits(name: str) -> None:
     members = Members(CASES[name], dtype=torch.float32)
     for _ in range(30):
@@ -242,7 +245,7 @@ def test_the_same_kernel_gives_the_same_bits(name: str) -> None:
     members.check(**EXACT)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in KERNELS[:-1]])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in SAME])
 def test_float32_differs_by_rounding(name: str) -> None:
     members = Members(CASES[name], dtype=torch.float32)
     for _ in range(20):
@@ -310,6 +313,18 @@ def test_a_checkpoint_is_gone_on_from(name: str) -> None:
     members.check(**CLOSE)
     for own, uninterrupted in zip(members.flat, before.flat, strict=True):
         assert torch.equal(own, uninterrupted)
+
+
+@pytest.mark.parametrize("name", ["adam", "nadam", "radam"])
+def test_steps_are_counted_in_the_precision_of_a_float64_training(name: str) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        members = Members(CASES[name])
+        for _ in range(5):
+            members.step()
+        members.check(**CLOSE)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_an_update_made_in_the_middle() -> None:
@@ -386,7 +401,7 @@ def test_optimizers_that_no_update_follows() -> None:
     assert update(torch.optim.Adam(parameters()), torch.optim.AdamW(parameters())) is None
     nesterov = torch.optim.SGD(parameters(), momentum=0.9, nesterov=True)
     assert update(nesterov, torch.optim.SGD(parameters(), momentum=0.9)) is None
-    two = [{"params": parameters(), "betas": (0.5, 0.9)}, {"params": parameters()}]
+    two: list[dict[str, Any]] = [{"params": parameters(), "betas": (0.5, 0.9)}, {"params": parameters()}]
     assert update(torch.optim.Adam(two)) is None
 
 
@@ -409,10 +424,13 @@ def test_a_formula_that_is_compiled(name: str) -> None:
     def whole_step(
         flat: torch.Tensor, wanted: Sequence[torch.Tensor], states: Tensors, numbers: Tensors
     ) -> torch.Tensor:
-        leaves = [entry.view(flat, entry.start).detach().requires_grad_() for entry in entries]
-        loss = torch.stack([(leaf * gradient).sum() for leaf, gradient in zip(leaves, wanted, strict=True)]).sum()
-        update.formula(flat, torch.autograd.grad(loss, leaves), states, numbers)
-        return loss.detach()
+        def loss(leaves: Tensors) -> torch.Tensor:
+            return torch.stack([(leaf * own).sum() for leaf, own in zip(leaves, wanted, strict=True)]).sum()
+
+        value: torch.Tensor
+        gradients, value = torch.func.grad_and_value(loss)([entry.view(flat, entry.start) for entry in entries])
+        update.formula(flat, gradients, states, numbers)
+        return value
 
     entries = sorted((entry for own in update.parts for entry in own.entries), key=lambda entry: entry.position)
     compiled = torch.compile(whole_step, fullgraph=True)

@@ -1,12 +1,13 @@
 """Adam and its relatives."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from gradlab.stacked.updates.rule import (
+    LONG_AFTER,
     Array,
     Groups,
     Host,
@@ -42,7 +43,14 @@ class Adam(Rule):
             "minus_step_size": -own.lr / own.unbiased("beta1"),
         }
 
-    def formula(self, w: torch.Tensor, g: torch.Tensor, *states: torch.Tensor, **numbers: Number) -> None:
+    def formula(
+        self,
+        w: torch.Tensor,
+        g: torch.Tensor,
+        *states: torch.Tensor,
+        scratch: torch.Tensor | None = None,
+        **numbers: Number,
+    ) -> None:
         mean, square = states
         if self.decoupled:
             shrink(w, numbers["keep"])
@@ -51,7 +59,7 @@ class Adam(Rule):
         mean.lerp_(g, numbers["rest1"])
         square.mul_(numbers["beta2"])
         add_product(square, g, g, numbers["rest2"])
-        root = square.sqrt().div_(numbers["root"]).add_(numbers["eps"])
+        root = torch.sqrt(square, out=scratch).div_(numbers["root"]).add_(numbers["eps"])
         add_quotient(w, mean, root, numbers["minus_step_size"])
 
     def fused(
@@ -107,13 +115,20 @@ class NAdam(Rule):
             "minus_mean_size": -(own.lr * after / (1.0 - product * after)),
         }
 
-    def formula(self, w: torch.Tensor, g: torch.Tensor, *states: torch.Tensor, **numbers: Number) -> None:
+    def formula(
+        self,
+        w: torch.Tensor,
+        g: torch.Tensor,
+        *states: torch.Tensor,
+        scratch: torch.Tensor | None = None,
+        **numbers: Number,
+    ) -> None:
         mean, square = states
         add_decay(g, w, numbers["weight_decay"])
         mean.lerp_(g, numbers["rest1"])
         square.mul_(numbers["beta2"])
         add_product(square, g, g, numbers["rest2"])
-        root = square.sqrt().div_(numbers["root"]).add_(numbers["eps"])
+        root = torch.sqrt(square, out=scratch).div_(numbers["root"]).add_(numbers["eps"])
         add_quotient(w, g, root, numbers["minus_gradient_size"])
         add_quotient(w, mean, root, numbers["minus_mean_size"])
 
@@ -124,6 +139,7 @@ class RAdam(Rule):
     states = ("exp_avg", "exp_avg_sq")
     reads = ("betas", "eps", "weight_decay")
     grouped = ("weight_decay", "minus_plain", "minus_rectified")
+    has_fused = True
 
     def numbers(self, own: Host) -> dict[str, Array]:
         step, beta2 = own.step, own["beta2"]
@@ -143,15 +159,58 @@ class RAdam(Rule):
             "minus_rectified": -(own.unbiased("beta2") ** 0.5 * (own.lr * rectification / first)),
         }
 
-    def formula(self, w: torch.Tensor, g: torch.Tensor, *states: torch.Tensor, **numbers: Number) -> None:
+    def formula(
+        self,
+        w: torch.Tensor,
+        g: torch.Tensor,
+        *states: torch.Tensor,
+        scratch: torch.Tensor | None = None,
+        **numbers: Number,
+    ) -> None:
         mean, square = states
         add_decay(g, w, numbers["weight_decay"])
         mean.lerp_(g, numbers["rest1"])
         square.mul_(numbers["beta2"])
         add_product(square, g, g, numbers["rest2"])
         # Before the rectification, ((√v + eps)/−0)⁻¹ is −0: a plain step.
-        factor = square.sqrt().add_(numbers["eps"]).div_(numbers["minus_rectified"])
+        factor = torch.sqrt(square, out=scratch).add_(numbers["eps"]).div_(numbers["minus_rectified"])
         w.addcmul_(mean, factor.reciprocal_().add_(numbers["minus_plain"]))
+
+    def fused(
+        self,
+        group: Mapping[str, Any],
+        w: list[torch.Tensor],
+        g: list[torch.Tensor],
+        states: list[list[torch.Tensor]],
+        step: torch.Tensor,
+        first: bool,
+    ) -> None:
+        count, lr, decay, (beta1, beta2) = step.item(), group["lr"], group["weight_decay"], group["betas"]
+        longest = 2 / (1 - beta2) - 1
+        length = longest - 2 * count * beta2**count / (1 - beta2**count)
+        if length > 5:  # Adam that is not biased, at another learning rate
+            squared = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+            torch._fused_adam_(
+                w,
+                g,
+                states[0],
+                states[1],
+                [],
+                [LONG_AFTER] * len(w),
+                amsgrad=False,
+                lr=(1 - beta2**count) ** 0.5 * (lr * squared**0.5 / (1 - beta1**count)),
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=decay,
+                eps=group["eps"],
+                maximize=False,
+            )
+            return
+        gradients = torch._foreach_add(g, w, alpha=decay) if decay != 0 else g
+        torch._foreach_lerp_(states[0], gradients, 1 - beta1)
+        torch._foreach_mul_(states[1], beta2)
+        torch._foreach_addcmul_(states[1], gradients, gradients, 1 - beta2)
+        torch._foreach_add_(w, states[0], alpha=-lr / (1 - beta1**count))
 
 
 class Adamax(Rule):
@@ -170,7 +229,14 @@ class Adamax(Rule):
             "minus_step_size": -own.lr / own.unbiased("beta1"),
         }
 
-    def formula(self, w: torch.Tensor, g: torch.Tensor, *states: torch.Tensor, **numbers: Number) -> None:
+    def formula(
+        self,
+        w: torch.Tensor,
+        g: torch.Tensor,
+        *states: torch.Tensor,
+        scratch: torch.Tensor | None = None,
+        **numbers: Number,
+    ) -> None:
         mean, largest = states
         add_decay(g, w, numbers["weight_decay"])
         mean.lerp_(g, numbers["rest1"])
@@ -191,8 +257,9 @@ def direction_numbers(own: Host) -> dict[str, Array]:
     }
 
 
-def adam_direction(g: torch.Tensor, mean: torch.Tensor, square: torch.Tensor, **numbers: Number) -> torch.Tensor:
+def adam_direction(g: torch.Tensor, states: Sequence[torch.Tensor], numbers: Mapping[str, Number]) -> torch.Tensor:
     """``gradlab.optimizers.updates.adam.adam_directions``: m̂/(√v̂ + eps) in a new tensor; the moments move on."""
+    mean, square = states
     mean.lerp_(g, numbers["rest1"])
     square.mul_(numbers["beta2"])
     add_product(square, g, g, numbers["rest2"])

@@ -29,7 +29,14 @@ class SGD(Rule):
             numbers |= {"momentum": own["momentum"], "share": np.where(whole, 1, 1 - own["dampening"])}
         return numbers
 
-    def formula(self, w: torch.Tensor, g: torch.Tensor, *states: torch.Tensor, **numbers: Number) -> None:
+    def formula(
+        self,
+        w: torch.Tensor,
+        g: torch.Tensor,
+        *states: torch.Tensor,
+        scratch: torch.Tensor | None = None,
+        **numbers: Number,
+    ) -> None:
         add_decay(g, w, numbers["weight_decay"])
         if states:
             (velocity,) = states

@@ -1,12 +1,14 @@
 """Muon's two rules: orthogonalised momentum for matrices, and the AdamW beside it."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
 
 from gradlab.optimizers.updates.muon import QUINTIC
 from gradlab.stacked.updates.adam_family import adam_direction, direction_numbers
+from gradlab.stacked.updates.layout import Entry
 from gradlab.stacked.updates.rule import Array, Host, Number, Rule, add_scaled, shrink
 
 
@@ -31,15 +33,18 @@ class MuonMatrices(Rule):
             "minus_lr": -own.lr,
         }
 
-    def formula(self, w: torch.Tensor, g: torch.Tensor, *states: torch.Tensor, **numbers: Number) -> None:
-        momentum = states[0].lerp_(g, numbers["rest"])
-        update = g.lerp(momentum, numbers["momentum"]) if self.nesterov else momentum
-        matrices = update.flatten(2)
+    def formula_of(self, entry: Entry) -> Callable[..., None]:
+        return functools.partial(self._step, entry)
+
+    def _step(self, entry: Entry, w: torch.Tensor, g: torch.Tensor, mean: torch.Tensor, **numbers: Number) -> None:
+        mean.lerp_(g, numbers["rest"])
+        update = g.lerp(mean, numbers["momentum"]) if self.nesterov else mean
+        matrices = entry.view(update, 0).flatten(2)
         scale = max(1.0, matrices.shape[1] / matrices.shape[2]) ** 0.5
         with torch.autocast(w.device.type, enabled=False):
             orthogonal = orthogonalize(matrices, self.iterations)
         shrink(w, numbers["keep"])
-        add_scaled(w, scale * orthogonal.reshape(w.shape), numbers["minus_lr"])
+        add_scaled(w, scale * entry.rows(orthogonal.reshape(-1, *entry.shape)), numbers["minus_lr"])
 
 
 class AdamWBeside(Rule):
@@ -53,8 +58,15 @@ class AdamWBeside(Rule):
     def numbers(self, own: Host) -> dict[str, Array]:
         return direction_numbers(own) | {"keep": 1 - own.lr * own["weight_decay"], "minus_lr": -own.lr}
 
-    def formula(self, w: torch.Tensor, g: torch.Tensor, *states: torch.Tensor, **numbers: Number) -> None:
-        direction = adam_direction(g, *states, **numbers)
+    def formula(
+        self,
+        w: torch.Tensor,
+        g: torch.Tensor,
+        *states: torch.Tensor,
+        scratch: torch.Tensor | None = None,
+        **numbers: Number,
+    ) -> None:
+        direction = adam_direction(g, states, numbers)
         shrink(w, numbers["keep"])
         add_scaled(w, direction, numbers["minus_lr"])
 

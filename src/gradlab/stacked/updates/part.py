@@ -65,10 +65,9 @@ class Part:
         self._state_views = [[entry.members(state, entry.own_start) for entry in self.entries] for state in states]
         self._weight_views = [entry.members(flat, entry.start) for entry in self.entries]
         longest = CACHED_BYTES // flat.element_size()
-        self._buffer = flat.new_empty(min(longest, self.width))
-        self._blocks = [
-            _Strip(block, flat, states, self._buffer) for run in self.runs for block in blocks_of(run, longest)
-        ]
+        memory = flat.new_empty(2, min(longest, self.width)).unbind(0)
+        runs = [] if self.rule.tensorwise else self.runs
+        self._blocks = [_Strip(block, flat, states, *memory) for run in runs for block in blocks_of(run, longest)]
         #: by parameter group: positions of its entries, and by member its weights and states
         self._fused: list[tuple[list[Entry], list[list[torch.Tensor]], list[list[list[torch.Tensor]]]]] = []
         for group in range(len(self.groups)):
@@ -76,7 +75,7 @@ class Part:
             weights = [[self._weight_views[number][k] for number in own] for k in members]
             kept = [[[views[number][k] for number in own] for views in self._state_views] for k in members]
             self._fused.append(([self.entries[number] for number in own], weights, kept))
-        self._steps = torch.zeros(len(members))
+        self._steps = torch.zeros(len(members), dtype=torch.float32)  # what the kernels take
         self._step_views = list(self._steps.unbind(0))
 
     # ------------------------------------------------------------------------------------------------------- the host
@@ -226,28 +225,25 @@ class Part:
     ) -> None:
         """The step of all members as one computation on tensors, in place."""
         for run in self.runs:
-            if self.rule.tensorwise:
-                (entry,) = run.entries
-                weights = entry.view(flat, entry.start)
-                own = [entry.view(state, entry.own_start) for state in states]
-                self.rule.formula(weights, gradients[entry.position], *own, **self._spread(numbers, run, weights.dim()))
-                continue
             weights = flat[:, run.start : run.start + run.size]
             own = [state[:, run.own_start : run.own_start + run.size] for state in states]
-            joined = torch.cat([entry.rows(gradients[entry.position]) for entry in run.entries], 1)
-            self.rule.formula(weights, joined, *own, **self._spread(numbers, run, 2))
+            rows = [entry.rows(gradients[entry.position]) for entry in run.entries]
+            if self.rule.tensorwise:
+                self.rule.formula_of(run.entries[0])(weights, rows[0], *own, **self._spread(numbers, run))
+            else:
+                self.rule.formula(weights, torch.cat(rows, 1), *own, **self._spread(numbers, run))
 
-    def _spread(self, numbers: torch.Tensor, run: Run, dims: int) -> dict[str, Number]:
-        """Numbers that broadcast to the columns of ``run``, or with ``dims`` to its tensor."""
+    def _spread(self, numbers: torch.Tensor, run: Run) -> dict[str, torch.Tensor]:
+        """Numbers that broadcast to the columns of ``run``: of each column, or of a member."""
         groups = {entry.group for entry in run.entries}
-        spread: dict[str, Number] = {}
+        spread: dict[str, torch.Tensor] = {}
         for name, values in zip(self.names, numbers.unbind(0), strict=True):
             if len(groups) > 1 and name in self.rule.grouped:
                 assert self._group_of_column is not None
                 spread[name] = values[:, self._group_of_column[run.own_start : run.own_start + run.size]]
             else:
                 group = run.entries[0].group
-                spread[name] = values[:, group : group + 1].view(-1, *[1] * (dims - 1))
+                spread[name] = values[:, group : group + 1]
         return spread
 
     def by_fused_kernels(self, gradients: Sequence[torch.Tensor], first: list[bool]) -> None:
@@ -273,25 +269,33 @@ class Part:
         for run in self.runs:
             (entry,) = run.entries
             at_once = max(1, CACHED_BYTES // self.flat.element_size() // entry.size)
-            weights, gradient = entry.view(self.flat, entry.start), gradients[entry.position]
-            states = [entry.view(state, entry.own_start) for state in self.states]
-            numbers = self._spread(self.numbers, run, weights.dim())
+            weights, gradient = self.flat[:, run.start : run.start + run.size], entry.rows(gradients[entry.position])
+            states = [state[:, run.own_start : run.own_start + run.size] for state in self.states]
+            numbers = self._spread(self.numbers, run)
             tensors = [weights, gradient, *states, *numbers.values()]
-            for parts in zip(*(tensor.split(at_once) for tensor in tensors), strict=True):  # type: ignore[union-attr]
+            formula = self.rule.formula_of(entry)
+            for parts in zip(*(tensor.split(at_once) for tensor in tensors), strict=True):
                 arguments, own = parts[: 2 + len(states)], parts[2 + len(states) :]
-                self.rule.formula(*arguments, **dict(zip(numbers, own, strict=True)))
+                formula(*arguments, **dict(zip(numbers, own, strict=True)))
 
 
 class _Strip:
     """A block of columns with what a step of it needs, for every member."""
 
-    def __init__(self, block: Block, flat: torch.Tensor, states: list[torch.Tensor], buffer: torch.Tensor) -> None:
+    def __init__(
+        self,
+        block: Block,
+        flat: torch.Tensor,
+        states: list[torch.Tensor],
+        buffer: torch.Tensor,
+        scratch: torch.Tensor,
+    ) -> None:
         self.pieces = block.pieces
         self.groups = block.groups
         own = slice(block.own_start, block.own_start + block.size)
         self.weights = flat[:, block.start : block.start + block.size].unbind(0)
         self.states = list(zip(*(state[:, own].unbind(0) for state in states), strict=True)) or [()] * len(flat)
-        self.buffer = buffer[: block.size]
+        self.buffer, self.scratch = buffer[: block.size], scratch[: block.size]
         self.vectors: dict[str, tuple[torch.Tensor, tuple[torch.Tensor, ...]]] = {}
 
     def step(self, rule: Rule, rows: dict[int, torch.Tensor], values: dict[str, list[list[float]]]) -> None:
@@ -305,7 +309,7 @@ class _Strip:
                 for name in rule.grouped:
                     if name in values:
                         numbers[name] = self._spread(name, values[name][k])
-            rule.formula(self.weights[k], self.buffer, *self.states[k], **numbers)
+            rule.formula(self.weights[k], self.buffer, *self.states[k], scratch=self.scratch, **numbers)
 
     def _spread(self, name: str, by_group: list[float]) -> Number:
         """The number of each column, or one for all where they are the same."""

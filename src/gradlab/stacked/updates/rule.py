@@ -1,16 +1,21 @@
 """What an update rule is: the arithmetic of one kind of optimizer, written once for every form of the update."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from gradlab.stacked.updates.layout import Entry
+
 Array = npt.NDArray[np.float64]
 Number = float | torch.Tensor
 """A number of one member, or those of many: a tensor that broadcasts to the weights."""
 Groups = Sequence[Mapping[str, Any]]
+
+LONG_AFTER = torch.tensor(float("inf"), dtype=torch.float32)
+"""The number of a step at which a kernel's bias corrections are 1."""
 
 
 class Rule:
@@ -26,10 +31,10 @@ class Rule:
         scalars: names of the numbers of a parameter's state, the same for all parameters of a member, with their first value.
         group_scalars: keys of a parameter group that a step changes.
         grouped: names of ``numbers`` that may differ between parameter groups; the others are those of the first group.
-        tensorwise: whether ``formula`` needs whole tensors, [members, *shape], and not just columns, […, columns].
+        tensorwise: whether ``formula`` must have all columns of a parameter at once, and no other's.
         integer_step: whether the state has its step as an ``int``, and not as a tensor.
         fused_step: whether torch's step counter is that of a fused kernel, float32.
-        has_fused: whether there is a kernel of torch on the CPU, ``fused``.
+        has_fused: whether ``fused`` is there, and the fastest on the CPU.
     """
 
     states: tuple[str, ...] = ()
@@ -40,15 +45,34 @@ class Rule:
     tensorwise: ClassVar[bool] = False
     integer_step: ClassVar[bool] = False
     fused_step: bool = False
-    has_fused: ClassVar[bool] = False
+    has_fused: bool = False
 
     def numbers(self, own: "Host") -> dict[str, Array]:
         """The numbers of the step that ``own`` counts, each broadcasting to [members, groups]. May change ``own``'s scalars."""
         raise NotImplementedError
 
-    def formula(self, w: torch.Tensor, g: torch.Tensor, *states: torch.Tensor, **numbers: Number) -> None:
-        """Make the step, in place. ``g`` may be overwritten, unless the rule is tensorwise."""
+    def formula(
+        self,
+        w: torch.Tensor,
+        g: torch.Tensor,
+        *states: torch.Tensor,
+        scratch: torch.Tensor | None = None,
+        **numbers: Number,
+    ) -> None:
+        """Make the step, in place.
+
+        Args:
+            w: weights, the first dimension counting members, or the columns of one member.
+            g: gradients of the same shape, which may be overwritten, unless the rule is tensorwise.
+            states: one for each of ``self.states``, of the same shape.
+            scratch: memory of the same shape for what lies between, or None to allocate it.
+            numbers: floats, or tensors that broadcast to the weights.
+        """
         raise NotImplementedError
+
+    def formula_of(self, entry: Entry) -> Callable[..., None]:
+        """``formula`` for a tensorwise rule; its tensors are the columns of ``entry``, [members, columns]."""
+        return self.formula
 
     def fused(
         self,
@@ -59,11 +83,11 @@ class Rule:
         step: torch.Tensor,
         first: bool,
     ) -> None:
-        """Make the step of one member's parameters of one group by torch's kernel.
+        """Make the step of one member's parameters of one group, as a rule by one kernel of torch.
 
         Args:
             group: the optimizer's.
-            w, g: weights and gradients.
+            w, g: weights and gradients; these may be overwritten.
             states: for each of ``self.states``, a tensor for each weight.
             step: the number of this step, float32.
             first: whether the member had no state before.

@@ -45,7 +45,14 @@ class ScheduleFreeSGD(ScheduleFree):
     def numbers(self, own: Host) -> dict[str, Array]:
         return self.averaging(own, own["momentum"])
 
-    def formula(self, w: torch.Tensor, g: torch.Tensor, *states: torch.Tensor, **numbers: Number) -> None:
+    def formula(
+        self,
+        w: torch.Tensor,
+        g: torch.Tensor,
+        *states: torch.Tensor,
+        scratch: torch.Tensor | None = None,
+        **numbers: Number,
+    ) -> None:
         (fast,) = states
         add_decay(g, w, numbers["weight_decay"])
         _move(w, fast, g, numbers)
@@ -62,11 +69,18 @@ class ScheduleFreeAdamW(ScheduleFree):
         moments = {"beta2": own["beta2"], "rest2": 1 - own["beta2"], "correction2": correction, "eps": own["eps"]}
         return moments | self.averaging(own, own["beta1"])
 
-    def formula(self, w: torch.Tensor, g: torch.Tensor, *states: torch.Tensor, **numbers: Number) -> None:
+    def formula(
+        self,
+        w: torch.Tensor,
+        g: torch.Tensor,
+        *states: torch.Tensor,
+        scratch: torch.Tensor | None = None,
+        **numbers: Number,
+    ) -> None:
         fast, square = states
         square.mul_(numbers["beta2"])
         add_product(square, g, g, numbers["rest2"])
-        g.div_(square.div(numbers["correction2"]).sqrt_().add_(numbers["eps"]))
+        g.div_(torch.div(square, numbers["correction2"], out=scratch).sqrt_().add_(numbers["eps"]))
         add_decay(g, w, numbers["weight_decay"])
         _move(w, fast, g, numbers)
 

@@ -103,7 +103,7 @@ class Update:
         """Make one step.
 
         Args:
-            gradients: stacked [K, *shape], one for each of ``columns``, in its order.
+            gradients: stacked [K, *shape], one for each of ``columns``, in its order; they may be overwritten.
         """
         if self._form == "whole":
             self.prepare()
