@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-
 ALIGNMENT = 16
 """In numbers. A row begins like a tensor of its own: matrix products round differently where the memory is aligned otherwise."""
 
