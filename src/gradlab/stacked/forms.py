@@ -9,7 +9,6 @@ transpose [members·batch, channels] to [batch, members·channels] and back.
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -19,12 +18,14 @@ class _Products(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: Any, output: torch.Tensor) -> None:
+        ctx.save_for_backward(inputs[0], inputs[1])
+
+    @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         x, weight = ctx.saved_tensors
         of_x = torch.bmm(gradient, weight) if ctx.needs_input_grad[0] else None
@@ -73,19 +74,33 @@ def convolution_at_once(
         x, shared, groups = x.repeat(members, 1, 1, 1), False, settings["groups"] * members
     channels = x if shared else beside(x, members)
     biases = None if bias is None else bias.flatten()
-    return behind(F.conv2d(channels, weight.flatten(0, 1), biases, **{**settings, "groups": groups}), members)
+    ordered = weight.movedim(2, -1).flatten(0, 1).movedim(-1, 1) if weight.stride(2) == 1 else weight.flatten(0, 1)
+    return behind(F.conv2d(channels, ordered, biases, **{**settings, "groups": groups}), members)
 
 
 def beside(x: torch.Tensor, members: int) -> torch.Tensor:
-    """[members·batch, channels, …] → [batch, members·channels, …]."""
+    """[members·batch, channels, …] → [batch, members·channels, …]; channels-last stays so."""
+    if is_channels_last(x):
+        rows = x.permute(0, 2, 3, 1).unflatten(0, (members, -1))
+        joined: torch.Tensor = rows.permute(1, 2, 3, 0, 4).flatten(3).permute(0, 3, 1, 2)
+        return joined
     turned: torch.Tensor = x.unflatten(0, (members, -1)).transpose(0, 1).flatten(1, 2)
     return turned
 
 
 def behind(x: torch.Tensor, members: int) -> torch.Tensor:
-    """[batch, members·channels, …] → [members·batch, channels, …]."""
+    """[batch, members·channels, …] → [members·batch, channels, …]; channels-last stays so."""
+    if is_channels_last(x):
+        rows = x.permute(0, 2, 3, 1).unflatten(3, (members, -1))
+        parted: torch.Tensor = rows.permute(3, 0, 1, 2, 4).flatten(0, 1).permute(0, 3, 1, 2)
+        return parted
     turned: torch.Tensor = x.unflatten(1, (members, -1)).transpose(0, 1).flatten(0, 1)
     return turned
+
+
+def is_channels_last(x: torch.Tensor) -> bool:
+    """Whether the channels are what lies side by side."""
+    return x.dim() == 4 and x.stride(1) == 1 and x.shape[1] > 1
 
 
 def batch_norm_unrolled(

@@ -44,17 +44,14 @@ def check_stackable(network: nn.Module) -> None:
     for name, module in network.named_modules():
         problem = _problem(module)
         if problem:
-            kind = type(module).__name__
-            article = "an" if kind[0] in "AEIOU" else "a"
-            raise Unstackable(
-                f"{article} {kind} layer at '{name or 'the network itself'}'{problem if problem != '.' else ''}"
-            )
+            where = f" at '{name}'" if name else ""
+            raise Unstackable(f"{named(module)} layer{where}{problem}")
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise Unstackable("a network that has nothing to train")
 
 
 def _problem(module: nn.Module) -> str:
-    """What speaks against a module: the end of a sentence, or ``.`` for its mere kind; nothing where it is right."""
+    """What speaks against a module: the end of a sentence; nothing where it is right."""
     if any(getattr(module, hooks, None) for hooks in HOOKS) or "forward" in module.__dict__:
         return ", which has a hook or a forward of its own"
     if isinstance(module, RANDOM):
@@ -66,8 +63,14 @@ def _problem(module: nn.Module) -> str:
     ):
         return " with a padding index, a largest norm, sparse gradients or gradients scaled by frequency"
     if type(module) not in COUNTERPARTS and (module._parameters or module._buffers):
-        return "."
+        return ", whose own parameters or buffers have no stacked form"
     return ""
+
+
+def named(module: nn.Module) -> str:
+    """``a Linear``, ``an Identity``."""
+    kind = type(module).__name__
+    return f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind}"
 
 
 def is_known(network: nn.Module) -> bool:
