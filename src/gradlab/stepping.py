@@ -197,7 +197,12 @@ class ScheduleFreeAverage(Step):
 
 def frozen_copy(model: nn.Module) -> nn.Module:
     """A copy of ``model`` that is only evaluated."""
-    return copy.deepcopy(model).requires_grad_(False).eval()
+    copied = copy.deepcopy(model).requires_grad_(False).eval()
+    for module in copied.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            # In a population a buffer is a row of all members', and a deep copy takes all of them along.
+            setattr(module, name, buffer.clone())
+    return copied
 
 
 def _tensors(model: nn.Module) -> list[torch.Tensor]:
