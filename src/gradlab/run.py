@@ -81,6 +81,13 @@ def run(config: Config, command: list[str], place: Place | None = None) -> Outco
     check_device_and_libraries(config)
 
     with place.interruption if place else Interruption() as interruption:
+        chosen = None
+        if config.find_lr:
+            from gradlab.finder.before import choose_rate
+
+            chosen = choose_rate(config, place.load if place else None, interruption)
+            config = chosen.config
+
         # The run's folder and journal. From here on MLflow is imported and its store opened by a process beside this one.
         try:
             folder = place.folder if place else RunFolder.create(Path(config.output_dir).expanduser(), config.name)
@@ -92,6 +99,8 @@ def run(config: Config, command: list[str], place: Place | None = None) -> Outco
         shipper = Shipper(folder, config.tracking) if isinstance(config.tracking, MLflow) and not place else None
 
         with _end_recorded(journal, folder, shipper, interruption), contextlib.ExitStack() as cleanup:
+            if chosen:
+                chosen.record(folder, journal)
             # What data.download=true asks for, in this thread: a signal must be able to end it.
             config.data.fetch()
 
@@ -164,6 +173,7 @@ def run(config: Config, command: list[str], place: Place | None = None) -> Outco
             journal.metrics(classifier.steps_done, metrics)
             result = _result(config, status, metrics, classifier) | known_now | {"class_counts": balance.counts()}
             result |= {"point": place.point} if place else {}
+            result |= {"find_lr": chosen.told} if chosen else {}
             result["seconds"] = {
                 "until_training": ready - began,
                 "training_steps": classifier.training_seconds,

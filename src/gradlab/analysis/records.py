@@ -23,7 +23,7 @@ Value = str | int | float | bool | None
 LISTED = "augment"
 """The axis of which a list is chosen, as in ``augment=[crop,flip]``."""
 
-NO_CHOICE = ("seed", "name", "output_dir", "plots", "tracking", "imports")
+NO_CHOICE = ("seed", "name", "output_dir", "plots", "tracking", "imports", "find_lr")
 NO_CHOICE_OF = {
     "data.root",
     "trainer.log_every",
