@@ -55,7 +55,7 @@ def figure(found: Found) -> Figure:
     if reading.doubt:
         doubt = "\n".join(textwrap.wrap(f"Not sure: {reading.doubt}.", 110))
         axes.text(0.0, -0.16, doubt, transform=axes.transAxes, color=RED, fontsize=8.5, va="top")
-    axes.legend(frameon=False, fontsize=9, loc="lower left")
+    axes.legend(frameon=True, edgecolor="none", framealpha=0.85, fontsize=9, loc="lower left")
     return drawn
 
 
