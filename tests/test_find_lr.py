@@ -18,7 +18,7 @@ from gradlab.checkpoints import load_checkpoint
 from gradlab.config import Config, build_config
 from gradlab.finder.curve import AGREEMENT, CLIMB, GROWTH, MARGIN, completed, exploded, points, read, smooth
 from gradlab.finder.ramp import Ramp, ramp
-from gradlab.finder.search import RAMP_STEPS, find
+from gradlab.finder.search import RAMP_STEPS, after_trials, find
 from gradlab.interruption import Interrupted, Interruption
 from gradlab.sweeps.identity import identity, values_of
 from gradlab.tracking.journal import records
@@ -127,6 +127,17 @@ def test_doubt_where_weights_grow_behind_normalising_layers() -> None:
     assert grown.doubt is not None
     assert "normalising layers" in grown.doubt
     assert read(RATES, losses, np.full(losses.shape, np.nan)).doubt is None  # they started at 0
+
+
+def test_doubt_where_the_suggestion_fails_from_a_cold_start() -> None:
+    reading = read(RATES, np.stack([valley(RATES, 0.02)] * 3))
+    assert reading.suggestion is not None
+    fine = np.array([0.5, 0.6, 0.7])
+    assert after_trials(reading, fine, fine / 1.2) is reading
+    failed = after_trials(reading, np.array([0.5, 2.3, 0.7]), fine)
+    assert failed.suggestion == pytest.approx(reading.suggestion / 3)
+    assert failed.doubt is not None
+    assert "1 of 3 trainings of 60 steps" in failed.doubt
 
 
 def test_an_explosion_is_noticed_and_cut() -> None:

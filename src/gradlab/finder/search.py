@@ -1,6 +1,7 @@
 """From a configuration to a suggestion: a scout over eight decades, then several slower ramps around where the loss climbs."""
 
 import contextlib
+import dataclasses
 import json
 import random
 import time
@@ -27,6 +28,9 @@ BELOW, ABOVE = 10**-2.5, 10**0.7
 """The ramps' rates, as multiples of where the scout's loss climbs: it climbs late, because it hurries."""
 RAMPS, RAMP_STEPS = 3, 240
 """How many ramps, each from an initialisation of its own, and the steps of each: 75 to a decade."""
+TRIAL_STEPS, TRIED_LOWER, MUCH_WORSE = 60, 3.0, 1.5
+"""A ramp comes to its high rates with warm moments and a network past its first steps; a training begins with them. So the
+suggestion is tried from a cold start, for so many steps, beside one lower by this factor; its loss must not be so many times that."""
 VERSION = 1
 """Of the JSON file."""
 
@@ -104,10 +108,41 @@ def find(config: Config, load: "Callable[[], Splits]", interruption: Interruptio
     margin = getattr(config.optimizer, "climb_margin", MARGIN)
     growth = np.stack([_padded(run) for run in runs]) if runs[0].normalised else None
     reading = read(rates, np.stack([completed(run.losses, RAMP_STEPS) for run in runs]), growth, margin)
+    if reading.doubt is None and reading.suggestion is not None:
+        with _generators_kept():
+            trials = [
+                [ramp(config, splits, rate, rate, TRIAL_STEPS, seed, interruption) for seed in range(RAMPS)]
+                for rate in (reading.suggestion, reading.suggestion / TRIED_LOWER)
+            ]
+        reading = after_trials(reading, *(np.array([_end(run) for run in those]) for those in trials))
+        runs += [run for those in trials for run in those]
     steps = sum(len(run.losses) for run in (scout, *runs))
     model = getattr(config.model, "arch", config.model.name)
     setting = f"{model} on {config.data.name}, {config.optimizer_name}"
     return Found(reading, setting, config.optimizer.lr, steps, time.perf_counter() - began)
+
+
+def after_trials(reading: Reading, ends: Floats, lower_ends: Floats) -> Reading:
+    """``reading``, in doubt where the suggestion fails from a cold start.
+
+    ``ends`` and ``lower_ends``: the loss [ramps] at the end of trials at the suggestion and at the lower rate, seed by seed.
+    The guess is then the lower rate.
+    """
+    assert reading.suggestion is not None
+    failed = int(np.sum(ends > MUCH_WORSE * lower_ends))
+    if not failed:
+        return reading
+    lower = reading.suggestion / TRIED_LOWER
+    doubt = (
+        f"from a cold start, {failed} of {len(ends)} trainings of {TRIAL_STEPS} steps at {reading.suggestion:.2g} are far behind "
+        f"those at {lower:.2g}; a schedule.warmup may help"
+    )
+    return dataclasses.replace(reading, suggestion=lower, doubt=doubt)
+
+
+def _end(run: RampRun) -> float:
+    """The mean loss of a trial's last third."""
+    return float(completed(run.losses, TRIAL_STEPS)[-TRIAL_STEPS // 3 :].mean())
 
 
 def _edge(losses: Floats) -> float:
