@@ -27,6 +27,7 @@ from processes import gradlab, train
 PNG = b"\x89PNG\r\n\x1a\n"
 RATES = np.geomspace(1e-4, 1e-1, 240)
 SHORT = ("trainer.max_epochs=null", "trainer.max_steps=25", "trainer.threads=1", "tracking=none")
+PATIENCE = 280  # seconds, for a machine with much else to do; a search takes two, importing a few more
 
 
 def valley(rates: Any, lowest: float, floor: float = 0.2) -> Any:
@@ -275,7 +276,7 @@ def test_a_searched_rate_is_part_of_what_a_point_is(compose: Callable[..., DictC
 
 
 def test_find_lr_suggests_draws_and_writes(tmp_path: Path) -> None:
-    found = gradlab(tmp_path, "find-lr", "optimizer=adam", "trainer.threads=1")
+    found = gradlab(tmp_path, "find-lr", "optimizer=adam", "trainer.threads=1", timeout=PATIENCE)
     assert found.status == 0, found.err
     assert found.err == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -295,7 +296,9 @@ def test_find_lr_suggests_draws_and_writes(tmp_path: Path) -> None:
 
 def test_find_lr_says_that_it_is_not_sure(tmp_path: Path) -> None:
     """All weights of two hidden layers at 0: no gradient gets anywhere but to the last bias."""
-    found = gradlab(tmp_path, "find-lr", "--into", "mine.png", "optimizer=sgd", "init=zeros", "trainer.threads=1")
+    found = gradlab(
+        tmp_path, "find-lr", "--into", "mine.png", "optimizer=sgd", "init=zeros", "trainer.threads=1", timeout=PATIENCE
+    )
     assert found.status == 0, found.err
     assert "not sure: the loss falls by no more than" in found.out
     assert "suggestion" not in found.out
@@ -342,7 +345,7 @@ def test_a_run_trains_with_the_rate_found_and_with_the_same_bits_as_without_the_
     )
     (tmp_path / "searched").mkdir()
     (tmp_path / "plain").mkdir()
-    searched = train(tmp_path / "searched", "find_lr=true", *setting)
+    searched = train(tmp_path / "searched", "find_lr=true", *setting, timeout=PATIENCE)
     assert searched.status == 0, searched.err
     told = json.loads((searched.run / "find_lr" / "find_lr.json").read_text())
     config = yaml.safe_load((searched.run / "config.yaml").read_text())
@@ -352,7 +355,7 @@ def test_a_run_trains_with_the_rate_found_and_with_the_same_bits_as_without_the_
     assert searched.result["find_lr"]["chosen"] == rate
     tags = [record["tags"] for record, _ in records(searched.run / "journal.jsonl") if record["kind"] == "tags"]
     assert any("gradlab.find_lr" in tag for tag in tags)
-    plain = train(tmp_path / "plain", f"optimizer.lr={rate}", *setting)
+    plain = train(tmp_path / "plain", f"optimizer.lr={rate}", *setting, timeout=PATIENCE)
     assert plain.status == 0, plain.err
     assert "find_lr" not in plain.result
     assert searched.result["parameters_sha256"] == plain.result["parameters_sha256"]
@@ -363,7 +366,7 @@ def test_a_run_trains_with_the_rate_found_and_with_the_same_bits_as_without_the_
 
 
 def test_a_run_keeps_its_rate_where_the_search_is_not_sure(tmp_path: Path) -> None:
-    run = train(tmp_path, "find_lr=true", "optimizer=sgd", "init=zeros", *SHORT)
+    run = train(tmp_path, "find_lr=true", "optimizer=sgd", "init=zeros", *SHORT, timeout=PATIENCE)
     assert run.status == 0, run.err
     assert "find_lr: kept the configured 0.1; not sure: the loss falls by no more than" in run.out
     assert yaml.safe_load((run.run / "config.yaml").read_text())["optimizer"]["lr"] == 0.1
@@ -375,6 +378,7 @@ def test_each_setting_of_a_sweep_has_its_own_rate_and_its_seeds_share_it(tmp_pat
         tmp_path,
         *("-m", "find_lr=true", "optimizer=sgd,adam", "seed=0,1", "hydra.launcher.workers=1"),
         *("data=moons", "model.hidden=[16]", *SHORT),
+        timeout=PATIENCE,
     )
     assert sweep.status == 0, sweep.out + sweep.err
     (folder,) = (tmp_path / "outputs").glob("*_sweep_*")
