@@ -104,6 +104,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     show.add_argument("--into", type=Path, metavar="FILE", help="the PNG (default: ./<schedule>_schedule.png)")
 
+    finder = commands.add_parser("find-lr", help="suggest a learning rate, by training at rates that rise")
+    finder.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for train.py: optimizer=adam model=lenet")
+    finder.add_argument(
+        "--into", type=Path, metavar="FILE", help="the PNG (default: ./<optimizer>_<model>_<data>_find_lr.png)"
+    )
+
     evaluate = commands.add_parser("evaluate", help="how well a trained network does on its own data or on other")
     _add_run(evaluate)
     evaluate.add_argument(
@@ -128,6 +134,10 @@ def main(arguments: list[str] | None = None) -> int:
             from gradlab.analysis.show_schedule import show_schedule
 
             return show_schedule(parsed.overrides, parsed.into)
+        if parsed.command == "find-lr":
+            from gradlab.finder.command import find_lr
+
+            return find_lr(parsed.overrides, parsed.into)
         if parsed.command == "compare":
             return _compare(parsed)
         if parsed.command in ("evaluate", "predict"):

@@ -63,6 +63,7 @@ class Config:
     run_name: in MLflow; or null for one made of the choices.
     output_dir: where the run's folder is made.
     plots: whether figures are drawn at the end.
+    find_lr: whether the learning rate is searched for before the run; ``optimizer.lr`` is what stays where that is not sure.
     """
 
     data: Dataset
@@ -81,6 +82,7 @@ class Config:
     run_name: str | None
     output_dir: str
     plots: bool
+    find_lr: bool
     composed: dict[str, Any] = field(repr=False)
 
     @cached_property
@@ -156,6 +158,9 @@ def build_config(composed: DictConfig, origin: Origin | None = None, built: dict
     plain.pop("experiment", None)
     if not isinstance(plain.pop("resume", False), bool):
         raise ConfigError(f"resume must be true or false (set {origin.of('resume')}).")
+    find_lr = plain.pop("find_lr", False)
+    if not isinstance(find_lr, bool):
+        raise ConfigError(f"find_lr must be true or false (set {origin.of('find_lr')}).")
     imports = plain.pop("imports", None)
     imports = [] if imports is None else imports
     _import_user_modules(imports, origin)
@@ -166,8 +171,9 @@ def build_config(composed: DictConfig, origin: Origin | None = None, built: dict
         if key not in built:
             built[key] = make(axis, registry, plain.get(axis), origin)
         choices[axis] = built[key]
-    # A run of somebody's own model says where that came from; others are recorded as if there were no such key.
-    config = Config(**choices, **top_level, composed=plain | ({"imports": imports} if imports else {}))
+    # A run of somebody's own model, or of a searched rate, says where that came from; others are recorded as if there were no such key.
+    composed_too = ({"imports": imports} if imports else {}) | ({"find_lr": True} if find_lr else {})
+    config = Config(**choices, **top_level, find_lr=find_lr, composed=plain | composed_too)
     _check_together(config, origin)
     return config
 
@@ -220,7 +226,7 @@ _TOP_LEVEL: dict[str, tuple[type, ...]] = {
 
 def _top_level(plain: dict[str, Any], origin: Origin) -> dict[str, Any]:
     """The keys of the configuration that belong to no axis."""
-    known = [*AXES, *_TOP_LEVEL, "imports", "experiment", "resume"]
+    known = [*AXES, *_TOP_LEVEL, "imports", "experiment", "find_lr", "resume"]
     for key in plain:
         if key not in known:
             raise ConfigError(f"There is no key '{key}' (set {origin.of(str(key))}).{did_you_mean(str(key), known)}")

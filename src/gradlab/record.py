@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from gradlab.data.datasets import Dataset
     from gradlab.data.datasets.base import Splits
+    from gradlab.finder.before import Chosen
     from gradlab.learner import Learner
 
 
@@ -56,12 +57,15 @@ class RunRecord:
         config: of the run.
         command: the command line.
         place: in a sweep, which ships the journal itself; or None.
+        chosen: how ``find_lr=true`` came to the learning rate; or None.
 
     Raises:
         ConfigError: the folder cannot be made.
     """
 
-    def __init__(self, config: Config, command: list[str], place: Place | None = None) -> None:
+    def __init__(
+        self, config: Config, command: list[str], place: Place | None = None, chosen: "Chosen | None" = None
+    ) -> None:
         self.config = config
         self.point = place.point if place else None
         try:
@@ -73,6 +77,9 @@ class RunRecord:
         self.known: dict[str, Any] = {}
         self.result: dict[str, Any] = {}
         self._open(command, place)
+        self.chosen = chosen
+        if chosen:
+            chosen.record(self.folder, self.journal)
         self.shipper = (
             Shipper(self.folder, config.tracking) if isinstance(config.tracking, MLflow) and not place else None
         )
@@ -103,6 +110,7 @@ class RunRecord:
         self.result = _result(self.config, status, metrics, learner) | self.known
         self.result |= {"point": self.point} if self.point else {}
         self.result |= {"reason": reason} if reason else {}
+        self.result |= {"find_lr": self.chosen.told} if self.chosen else {}
         self.result["seconds"] = seconds
         self.folder.write_result(self.result)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gradlab.checkpoints import Checkpointer
     from gradlab.classifier import Classifier
     from gradlab.data.datasets.base import Splits
+    from gradlab.finder.before import Chosen
     from gradlab.learner import Learner
     from gradlab.models.trace import Call
 
@@ -69,10 +70,11 @@ def run_together(configs: Sequence[Config], command: list[str], places: Sequence
 
     with place.interruption if place else Interruption() as interruption:
         # Folders and journals: from here on MLflow is imported and its store opened by a process beside this one.
+        configs, chosen = _with_found_rates(configs, place, interruption)
         runs: list[RunRecord] = []
         with _end_recorded(runs, interruption), contextlib.ExitStack() as cleanup:
             for index, config in enumerate(configs):
-                runs.append(RunRecord(config, command, places[index] if places else None))
+                runs.append(RunRecord(config, command, places[index] if places else None, chosen[index]))
 
             # What data.download=true asks for, in this thread: a signal must be able to end it.
             first.data.fetch()
@@ -180,6 +182,18 @@ def run_together(configs: Sequence[Config], command: list[str], places: Sequence
             run.folder.write_result(run.result)
         terminal.print_results(screen, run.result, run.folder.path, see, note)
     return [_outcome(run, interruption) for run in runs]
+
+
+def _with_found_rates(
+    configs: Sequence[Config], place: Place | None, interruption: Interruption
+) -> "tuple[list[Config], list[Chosen | None]]":
+    """What ``find_lr=true`` makes of configurations, and how it came to that."""
+    if not configs[0].find_lr:
+        return list(configs), [None] * len(configs)
+    from gradlab.finder.before import choose_rate
+
+    chosen = [choose_rate(config, place.load if place else None, interruption) for config in configs]
+    return [one.config for one in chosen], [*chosen]
 
 
 def _module(learners: "list[Learner]", seeds: list[int], interruption: Interruption) -> "Classifier":

@@ -28,7 +28,7 @@ STOPPED = ("pruned", "stopped")
 ENDED = ("finished", "diverged", *STOPPED)
 """Statuses of runs that say something about their setting."""
 
-NO_CHOICE = ("seed", "name", "output_dir", "plots", "tracking", "imports")
+NO_CHOICE = ("seed", "name", "output_dir", "plots", "tracking", "imports", "find_lr")
 NO_CHOICE_OF = {
     "data.root",
     "trainer.log_every",

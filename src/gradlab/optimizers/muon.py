@@ -1,7 +1,7 @@
 """Muon: momentum whose matrices are orthogonalised, with an AdamW for everything that is no hidden matrix."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gradlab.bounds import check_length, check_number
 from gradlab.optimizers.base import OPTIMIZERS
@@ -47,6 +47,9 @@ class Muon:
     adamw_betas: list[float]
     adamw_eps: float
     adamw_weight_decay: float
+
+    climb_margin: ClassVar[float] = 3.0
+    """See ``finder.curve.MARGIN``. Its steps have one length whatever the gradient, so that a ramp climbs late (experiments/04-find-lr)."""
 
     def __post_init__(self) -> None:
         check_number(self, "lr", above=0)

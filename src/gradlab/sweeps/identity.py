@@ -26,6 +26,9 @@ def values_of(config: Config) -> Values:
     listed = {entry.name: dataclasses.asdict(entry) for entry in getattr(config, LISTED)}
     tree[LISTED] = {"name": list(listed)} | listed
     tree |= {"seed": config.seed, "imports": config.composed.get("imports", [])}
+    tree |= (
+        {"find_lr": True} if config.find_lr else {}
+    )  # no key of its own elsewhere: points of before it keep their hash
     flat = flatten(tree)
     return {
         key: value

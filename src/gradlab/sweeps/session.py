@@ -128,6 +128,11 @@ class Session:
         before = [identity.values_of(point.config) for point in self._known if point.config]
         said = [*(point.overrides for point in self._known if point.config), *overrides]
         swept = identity.swept_keys([*before, *values], _named(said, values))
+        if "optimizer.lr" in swept and any(config.find_lr for config in configs):
+            raise ConfigError(
+                "find_lr=true chooses optimizer.lr for each point, so a sweep over optimizer.lr would train the same rate again "
+                "and again. Take one of the two away."
+            )
         names = identity.names([*before, *values], swept)[len(before) :]
         ids = [identity.identity(one) for one in values]
         points: dict[str, Point] = {}
