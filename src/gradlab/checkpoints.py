@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from gradlab.classifier import Classifier
+from gradlab.disk import room_for
 from gradlab.errors import CheckpointError
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
@@ -169,7 +170,7 @@ def _digest(state: dict[str, Any]) -> str:
 
 
 def _write_to_disk(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
+    with room_for(path, len(content)), path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gradlab.config import AXES, LISTED, Origin, build_config, override_key, refuse_repeated
+from gradlab.disk import full
 from gradlab.errors import ConfigError, GradlabError, did_you_mean
 from gradlab.interruption import Interrupted
 from gradlab.sweeps.current import Current
@@ -116,7 +117,8 @@ def _run_one(composed: DictConfig, command: list[str]) -> tuple[int, float | Non
     except ConfigError as error:
         return _say_wrong(str(error)), None
     except (GradlabError, OSError) as error:
-        print(f"\ngradlab: the run failed. {error}", file=sys.stderr)
+        told = full(error, Path(getattr(error, "filename", None) or config.output_dir)) or error
+        print(f"\ngradlab: the run failed. {told}", file=sys.stderr)
         return FAILED, None
     if outcome.signum is None:
         return OK, outcome.best_val_accuracy

@@ -18,10 +18,12 @@ from omegaconf import OmegaConf
 
 from gradlab import environment
 from gradlab.config import Config
+from gradlab.disk import full
 from gradlab.errors import ConfigError, DataError, GradlabError
 from gradlab.interruption import Interrupted, Interruption
 from gradlab.prepare import check_device_and_libraries, lightning_trainer, prepare
 from gradlab.settings import MLflow
+from gradlab.tracking.ending import end_gone_runs
 from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import Journal
 from gradlab.tracking.shipper import Shipper
@@ -90,6 +92,8 @@ def run(config: Config, command: list[str], place: Place | None = None) -> Outco
         journal = Journal(folder.journal)
         _open_record(journal, config, folder, command, place)
         shipper = Shipper(folder, config.tracking) if isinstance(config.tracking, MLflow) and not place else None
+        if shipper is None and place is None:
+            end_gone_runs(folder.path.parent)  # else the shipper does it
 
         with _end_recorded(journal, folder, shipper, interruption), contextlib.ExitStack() as cleanup:
             # What data.download=true asks for, in this thread: a signal must be able to end it.
@@ -203,7 +207,7 @@ def run(config: Config, command: list[str], place: Place | None = None) -> Outco
         result |= {"mlflow_run_id": shipped.run_id, "mlflow_experiment_id": shipped.experiment_id}
         if shipped.pending:
             sync = terminal.command("sync", str(folder.path))
-            note = f"{shipped.pending:,} records are not in MLflow: {shipped.error}.\nOnce it works again: {sync}"
+            note = f"{shipped.pending:,} rows pending: {sync}\n(MLflow does not have them: {shipped.error})"
         else:
             see = terminal.command("ui", *_store_arguments(config.tracking))
         result["seconds"]["total"] = time.perf_counter() - began
@@ -317,6 +321,8 @@ def _end_recorded(
             raise GradlabError(f"The run ended itself by sys.exit({error.code!r}).") from error  # type: ignore[attr-defined]
         if isinstance(error, SystemExit):
             raise Interrupted(interruption.signum or signal.SIGINT) from error
+        if told := full(error, Path(getattr(error, "filename", None) or folder.path)):
+            raise told from error
         if isinstance(error, RuntimeError):
             from gradlab.data.stream import is_lost_worker, lost_worker
 

@@ -9,7 +9,6 @@ input is a pipe from the run: end of file means that the run is over, one way or
 
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -21,10 +20,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from gradlab.settings import MLflow
+from gradlab.tracking.ending import end_gone_runs, end_journal_of_the_dead
 from gradlab.tracking.folder import RunFolder
-from gradlab.tracking.journal import Journal, records
 from gradlab.tracking.replay import Replay
 from gradlab.tracking.store import tracking_uri
+from gradlab.tracking.sync import settle
 
 URI_VARIABLE = "GRADLAB_SHIPPER_URI"
 RHYTHM = (1.0, 10.0)
@@ -32,10 +32,8 @@ RHYTHM = (1.0, 10.0)
 costs 20 ms of a core that the training may be using with all its threads."""
 PATIENCE = 20.0
 """Seconds after the run's end for which a store that fails is tried again."""
-
-
-ENDS = {"killed": "KILLED", "failed": "FAILED"}
-"""Statuses of ours that MLflow has words for; for it all others are FINISHED."""
+SETTLING = 10.0
+"""Seconds of a run's life that its shipper spends on earlier runs, at most."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +98,7 @@ def main() -> NoReturn:
 
     threading.Thread(target=wait_for_the_run, daemon=True).start()
     os.nice(10)  # the cores are the training's first
+    os.umask(0o077)  # a store that is made here is for this user, as the run's folder is
     status = ship_until_over(folder, os.environ.pop(URI_VARIABLE), run_is_over)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -110,7 +109,8 @@ def main() -> NoReturn:
 def ship_until_over(folder: RunFolder, uri: str, run_is_over: threading.Event) -> int:
     """Replay until the run is over and all is shipped, or until the store has failed for ``PATIENCE`` seconds more."""
     replay = Replay(folder, uri)
-    wait, deadline = RHYTHM[0], None
+    wait, deadline, settled = RHYTHM[0], None, False
+    gone = end_gone_runs(folder.path.parent)
     while True:
         over = run_is_over.is_set()
         if over and deadline is None:
@@ -124,6 +124,9 @@ def ship_until_over(folder: RunFolder, uri: str, run_is_over: threading.Event) -
             if over:
                 replay.end("KILLED")
                 return 0
+            if not settled:
+                settled = True
+                _settle(folder, gone, replay, run_is_over)
         except Exception as error:
             # Whatever a store does wrong must not end the shipper; the run is told at its end.
             replay.fail(error)
@@ -136,20 +139,15 @@ def ship_until_over(folder: RunFolder, uri: str, run_is_over: threading.Event) -
             time.sleep(min(wait, max(0.5, deadline - time.monotonic() - 1)))
 
 
-def end_journal_of_the_dead(folder: RunFolder, reason: str = "the process vanished", status: str = "killed") -> None:
-    """A run that vanished, killed or crashed, wrote no end: write it, so that it does not stay RUNNING for ever.
+def _settle(folder: RunFolder, gone: list[RunFolder], replay: Replay, run_is_over: threading.Event) -> None:
+    """Look after earlier runs, for a while: the rows of this one wait meanwhile."""
+    until = time.monotonic() + SETTLING
 
-    One that vanished with its result written is what the result says.
-    """
-    kinds = [record["kind"] for record, _ in records(folder.journal)]
-    if kinds and kinds[-1] != "end":
-        tags = {"gradlab.status": status, "gradlab.reason": reason}
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            tags["gradlab.status"] = status = json.loads(folder.result.read_text())["status"]
-        journal = Journal(folder.journal)
-        journal.write("tags", tags=tags)
-        journal.write("end", status=ENDS.get(status, "FINISHED"))
-        journal.close()
+    def stop() -> bool:
+        return run_is_over.is_set() or time.monotonic() > until
+
+    with contextlib.suppress(Exception):  # it is a service to others, and no concern of this run's
+        settle(folder.path.parent, gone, replay.uri, lambda: replay.client, stop)
 
 
 if __name__ == "__main__":
