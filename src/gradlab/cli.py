@@ -93,6 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
     ui.add_argument(
         "--port", type=_port, default=5000, help="a port of 127.0.0.1 (default: %(default)s, or the next free)"
     )
+    ui.add_argument(
+        "--host", default="127.0.0.1", help="another address lets others in, and needs MLflow's authentication"
+    )
 
     sync = commands.add_parser("sync", help="ship what a run's journal holds and MLflow does not")
     sync.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, such as outputs/2026-…")
@@ -123,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
         if parsed.command == "ui":
             from gradlab.tracking.ui import serve
 
-            return serve(parsed.uri, parsed.experiment, parsed.port)
+            return serve(parsed.uri, parsed.experiment, parsed.port, parsed.host)
         if parsed.command == "show-schedule":
             from gradlab.analysis.show_schedule import show_schedule
 

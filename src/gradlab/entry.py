@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gradlab.config import AXES, LISTED, Origin, build_config, override_key, refuse_repeated
 from gradlab.disk import full
 from gradlab.errors import ConfigError, GradlabError, did_you_mean
+from gradlab.hydra_guard import only_configuration
 from gradlab.interruption import Interrupted
 from gradlab.sweeps.current import Current
 from gradlab.sweeps.grids import expand
@@ -62,7 +63,7 @@ def main() -> int:
         # It also wants a folder for a sweep and for each of its jobs; ours are made by the runs themselves.
         with tempfile.TemporaryDirectory(prefix="gradlab-sweep-") as scratch:
             os.environ["GRADLAB_SWEEP_SCRATCH"] = scratch
-            with sweep.found_by_the_launcher():
+            with sweep.found_by_the_launcher(), only_configuration():
                 hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(task)()
         status = max(status, sweep.finish())
     except KeyboardInterrupt as interrupt:
