@@ -76,15 +76,21 @@ def settle(
     for folder in unshipped(output_dir, ended):
         if stop():
             return
-        runs = [folder, *(folder.run_folders() if isinstance(folder, SweepFolder) else [])]
-        with alone_with(folder) as alone, contextlib.suppress(OSError, ValueError):
-            for run in runs if alone and tracking_uri(recorded_uri(folder)) == uri else []:
-                replay = Replay(run, uri, opened)
-                try:
-                    replay.ship()
-                except Exception as error:  # the store's: the others would meet it, too
-                    replay.fail(error)
-                    return
+        if tracking_uri(recorded_uri(folder)) == uri and ship_quietly(folder, uri, opened) is not None:
+            return  # the others would meet the same
+
+
+def ship_quietly(folder: RunFolder, uri: str, opened: "Callable[[], MlflowClient]") -> str | None:
+    """Ship a run, or a sweep with all its runs, unless somebody else does; returns what the store said, if it failed."""
+    with alone_with(folder) as alone:
+        for run in [folder, *(folder.run_folders() if isinstance(folder, SweepFolder) else [])] if alone else []:
+            replay = Replay(run, uri, opened)
+            try:
+                replay.ship()
+            except Exception as error:  # whatever a store raises
+                replay.fail(error)
+                return str(replay.state["error"])
+    return None
 
 
 def unshipped(output_dir: Path, ended: "list[RunFolder] | None" = None) -> Iterator[RunFolder]:
