@@ -51,7 +51,8 @@ def mistakes(setting: Setting) -> Iterator[Outcome]:
             wrong.append(f"exit status {process.returncode}")
         if left:
             wrong.append(f"left {left}")
-        if not re.search(rf"(?<![\w.]){re.escape(expected)}(?!\w)", err.replace(override, "").replace(typed, "")):
+        others = re.sub(rf"(?<![\w.]){re.escape(typed)}(?!\w)", "", err.replace(override, ""))
+        if not re.search(rf"(?<![\w.]){re.escape(expected)}(?!\w)", others):
             wrong.append(f"does not say '{expected}'")
         if "Traceback" in err or out:
             wrong.append("says more than a message")

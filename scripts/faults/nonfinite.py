@@ -23,7 +23,7 @@ def nonfinite(setting: Setting) -> Iterator[Outcome]:
         folder = setting.folder / str(number)
         uri = f"sqlite:///{folder}/mlflow.db"
         process = start(
-            folder, *QUICK, "--config-dir", str(MODELS), "imports=[strange]", "model=strange", f"model.at={at}",
+            folder, "--config-dir", str(MODELS), *QUICK, "imports=[strange]", "model=strange", f"model.at={at}",
             f"model.value={value}", "trainer.max_epochs=null", f"trainer.max_steps={TOTAL}", "optimizer=sgd",
             "init=default", "schedule=constant", "trainer.log_every=50 steps", MLFLOW_TRACKING_URI=uri,
         )  # fmt: skip

@@ -25,7 +25,7 @@ from gradlab.prepare import check_device_and_libraries, lightning_trainer, prepa
 from gradlab.settings import MLflow
 from gradlab.tracking.ending import end_gone_runs
 from gradlab.tracking.folder import RunFolder
-from gradlab.tracking.journal import Journal
+from gradlab.tracking.journal import Journal, encode
 from gradlab.tracking.shipper import Shipper
 
 if TYPE_CHECKING:
@@ -269,6 +269,8 @@ def about_process(folder: RunFolder, command: list[str]) -> dict[str, str]:
 def flat(node: Any, path: str = "") -> dict[str, Any]:
     """``{"optimizer": {"lr": 0.1}}`` as ``{"optimizer.lr": 0.1}``; lists stay whole, written as JSON."""
     if not isinstance(node, dict):
+        if isinstance(node, float):
+            return {path: encode(node)}  # trainer.clip_norm=inf
         return {path: json.dumps(node) if isinstance(node, list) else "null" if node is None else node}
     leaves: dict[str, Any] = {}
     for key, child in node.items():

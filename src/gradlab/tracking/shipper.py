@@ -31,7 +31,7 @@ RHYTHM = (1.0, 10.0)
 """Seconds between two looks at the journal: at first, and at most. The pause grows by half with each look, because each
 costs 20 ms of a core that the training may be using with all its threads."""
 PATIENCE = 20.0
-"""Seconds after the run's end for which a store that fails is tried again."""
+"""Seconds after the run's end, or after the last rows that it took, for which a store that fails is tried again."""
 SETTLING = 10.0
 """Seconds of a run's life that its shipper spends on earlier runs, at most."""
 
@@ -67,12 +67,17 @@ class Shipper:
         assert self._process.stdin is not None
         self._process.stdin.close()
         unanswered = None
-        try:
-            self._process.wait(timeout=PATIENCE + 10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            unanswered = f"the store did not answer within {PATIENCE + 10:.0f} s"
+        seconds = PATIENCE + 20
+        shipped = Replay(self.folder, self.uri).state["offset"]
+        while self._process.poll() is None:
+            try:
+                self._process.wait(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                before, shipped = shipped, Replay(self.folder, self.uri).state["offset"]
+                if shipped == before:
+                    self._process.kill()
+                    self._process.wait()
+                    unanswered = f"the store did not answer within {seconds:.0f} s"
         replay = Replay(self.folder, self.uri)
         state, pending = replay.state, replay.pending()
         log = self.folder.shipper_log
@@ -110,7 +115,7 @@ def ship_until_over(folder: RunFolder, uri: str, run_is_over: threading.Event) -
     """Replay until the run is over and all is shipped, or until the store has failed for ``PATIENCE`` seconds more."""
     replay = Replay(folder, uri)
     wait, deadline, settled = RHYTHM[0], None, False
-    gone = end_gone_runs(folder.path.parent)
+    gone, shipped = end_gone_runs(folder.path.parent), replay.state["offset"]
     while True:
         over = run_is_over.is_set()
         if over and deadline is None:
@@ -131,6 +136,8 @@ def ship_until_over(folder: RunFolder, uri: str, run_is_over: threading.Event) -
             # Whatever a store does wrong must not end the shipper; the run is told at its end.
             replay.fail(error)
             wait = min(2 * wait, 15.0)
+            if replay.state["offset"] != shipped:  # a store that is busy, not one that is down
+                shipped, deadline = replay.state["offset"], deadline and time.monotonic() + PATIENCE
             if deadline is not None and time.monotonic() + 1 > deadline:
                 return 1
         if deadline is None:
