@@ -9,10 +9,12 @@ import pytest
 
 from processes import ROOT, execute
 
+pytestmark = pytest.mark.timeout(1800)
+
 
 def chaos(folder: Path, fault: str, count: int, *arguments: str) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "chaos.py"), f"{fault}={count}", "--json", "found.json"]
-    finished = execute([*command, *arguments], folder, timeout=290)
+    finished = execute([*command, *arguments], folder, timeout=1700)
     assert finished.status == 0, finished.out + finished.err
     found = json.loads((folder / "found.json").read_text())[fault]
     assert (found["survived"], found["of"], found["rows_lost"]) == (count, count, 0)

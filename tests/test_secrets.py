@@ -30,13 +30,14 @@ def written_below(folder: Path) -> bytes:
 def test_what_counts_as_a_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for variable, value in {**CANARIES, "MY_API_KEY_FILE": str(tmp_path), "SHORT_TOKEN": "x"}.items():
         monkeypatch.setenv(variable, value)
-    monkeypatch.setenv("STORE", "postgresql://canary-user:canary%2Fdb@host/db")
+    monkeypatch.setenv("STORE", "postgresql://name-only:canary%2Fdb@host/db")
+    monkeypatch.setenv("OTHER_STORE", "postgresql://gradlab@host/db")
     found = secrets()
     assert {*CANARIES.values(), "canary%2Fdb", "canary/db"} <= set(found)
     assert str(tmp_path) not in found
-    assert "x" not in found
+    assert not {"x", "gradlab", "name-only"} & set(found)
     assert (
-        redacted("psql: canary/db at postgresql://canary-user:canary%2Fdb@host") == "psql: *** at postgresql://***@host"
+        redacted("psql: canary/db at postgresql://name-only:canary%2Fdb@host") == "psql: *** at postgresql://***@host"
     )
 
 
@@ -44,8 +45,8 @@ def test_no_secret_in_anything_that_a_run_writes(tmp_path: Path) -> None:
     """A store with a password in its address, which refuses the run, so that its errors are recorded, too."""
     with socket.socket() as listening:  # accepts nothing: no server behind it
         listening.bind(("127.0.0.1", 0))
-        uri = f"http://canary-user:canary-address@127.0.0.1:{listening.getsockname()[1]}"
-        finished = train(tmp_path, "trainer.max_epochs=1", MLFLOW_TRACKING_URI=uri, **CANARIES)
+        uri = f"http://me:canary-address@127.0.0.1:{listening.getsockname()[1]}"
+        finished = train(tmp_path, "trainer.max_epochs=1", timeout=240, MLFLOW_TRACKING_URI=uri, **CANARIES)
         assert finished.status == 0, finished.err
         assert "rows pending" in finished.out
         synced = gradlab(tmp_path, "sync", str(finished.run), MLFLOW_TRACKING_URI=uri, **CANARIES)

@@ -18,15 +18,14 @@ _USER_INFO = re.compile(r"://([^/?#\s@]+)@")
 def secrets() -> dict[str, str]:
     """The secret values in the environment, each with the variable that holds it.
 
-    The value of a variable that is named like one (``MLFLOW_TRACKING_PASSWORD``), and the name and password in an address
+    The value of a variable that is named like one (``MLFLOW_TRACKING_PASSWORD``), and the password in an address
     (``MLFLOW_TRACKING_URI=https://me:secret@host``), as they stand and decoded. A path is none.
     """
     found: dict[str, str] = {}
     for variable, value in os.environ.items():
         parts = [value] if _NAMES.search(variable) and not _is_path(value) else []
         for user_info in _USER_INFO.findall(value):
-            name, _, password = user_info.partition(":")
-            parts.append(password or name)
+            parts.append(user_info.partition(":")[2])  # a name alone is none, and may be a word like any other
         for part in parts:
             found |= {text: variable for text in (part, unquote(part)) if len(text) >= SHORTEST}
     return found
