@@ -130,10 +130,10 @@ def test_a_store_that_cannot_be_reached_does_not_stop_a_run_and_sync_ships_it_la
     (tmp_path / "blocked").write_text("a file where the store's folder should be")
     finished = train(tmp_path, "tracking.uri=sqlite:///blocked/mlflow.db", "trainer.max_epochs=1", "plots=false")
     assert finished.status == 0, finished.err
-    assert "records are not in MLflow" in finished.out
+    assert "rows pending: " in finished.out
     assert "sync" in finished.out
     (tmp_path / "blocked").unlink()
-    for expected in ("records shipped", "0 records shipped"):
+    for expected in ("rows shipped", "0 rows shipped"):
         synced = gradlab(tmp_path, "sync", str(finished.run))
         assert synced.status == 0, synced.out + synced.err
         assert expected in synced.out
@@ -150,7 +150,7 @@ def test_sync_into_another_or_a_deleted_store_ships_everything_again(tmp_path: P
     assert finished.status == 0, finished.err
     records = (finished.run / "journal.jsonl").read_text().count("\n")
     synced = gradlab(tmp_path, "sync", str(finished.run), "--uri", "sqlite:///other.db")
-    assert f"{records} records shipped" in synced.out, synced.out + synced.err
+    assert f"{records} rows shipped" in synced.out, synced.out + synced.err
     assert (tmp_path / "other.db").exists()
     (tmp_path / "other.db").unlink()
     synced = gradlab(tmp_path, "sync", str(finished.run))
@@ -163,7 +163,7 @@ def test_a_missing_artifact_does_not_keep_the_rest_from_mlflow(tmp_path: Path) -
     shutil.rmtree(finished.run / "plots")
     synced = gradlab(tmp_path, "sync", str(finished.run))
     assert synced.status == 0, synced.out + synced.err
-    assert gradlab(tmp_path, "sync", str(finished.run)).out.startswith(f"{finished.run.name}: 0 records")
+    assert gradlab(tmp_path, "sync", str(finished.run)).out.startswith(f"{finished.run.name}: 0 rows")
 
 
 def test_gradlab_without_a_store_says_what_to_do(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 import json
 import math
+import resource
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from gradlab.disk import DiskFullError
 from gradlab.tracking.journal import Journal, encode, metric_rows, records
+from gradlab.tracking.liveness import State, state_of
 
 
 @pytest.fixture
@@ -30,6 +34,7 @@ def test_records_come_back_as_they_were_written(path: Path) -> None:
     write_three(path)
     after = time.time_ns() // 1_000_000
     read = [record for record, _ in records(path)]
+    assert state_of(read[0].pop("process")) is State.ALIVE
     assert all(before <= record.pop("time") <= after for record in read)
     assert read == [
         {"kind": "run", "name": "näme ×", "params": {"optimizer.lr": "0.1"}},
@@ -188,3 +193,45 @@ def test_reading_goes_on_with_what_was_added(path: Path) -> None:
 def test_an_empty_journal_has_no_records(path: Path) -> None:
     Journal(path).close()
     assert list(records(path)) == []
+
+
+# ---------------------------------------------------------------------- full disk
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """Files may take 1,000 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_record_without_room_is_told_and_leaves_no_part(path: Path, small_files: None) -> None:
+    journal = Journal(path)
+    journal.write("run")
+    begun = path.stat().st_size
+    with pytest.raises(DiskFullError, match=rf"[\d,]+ bytes could not be written to {path}: .*[\d,]+ bytes free"):
+        journal.write("tags", tags={"long": "x" * 1000})
+    assert path.stat().st_size == begun
+    journal.write("end", status="FAILED")  # a smaller one still has room
+    journal.close()
+    assert kinds(path) == ["run", "end"]
+
+
+# ------------------------------------------------------------------------ secrets
+
+
+def test_secrets_of_the_environment_never_reach_a_journal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "canary-password")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:canary%40address@host/mlflow")
+    journal = Journal(path)
+    journal.write("run", params={"name": "it is canary-password"}, tags={})
+    journal.write("tags", tags={"gradlab.reason": "no canary@address at https://me:canary%40address@host, x://a:b@c"})
+    journal.close()
+    assert "canary" not in path.read_text()
+    (run, _), (tags, _) = records(path)
+    assert run["params"] == {"name": "it is ***"}
+    assert tags["tags"]["gradlab.reason"] == "no *** at https://***@host, x://***@c"

@@ -1,11 +1,13 @@
 """What a replay makes of the record of an earlier one."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from gradlab.tracking.folder import RunFolder
+from gradlab.tracking.journal import Journal
 from gradlab.tracking.replay import Replay
 
 URI = "sqlite:////nowhere/mlflow.db"
@@ -29,3 +31,35 @@ def test_a_record_for_this_store_is_taken_up(tmp_path: Path) -> None:
     folder.shipped.write_text(json.dumps({"tracking_uri": URI, "run_id": "a1", "offset": 9, "ended": True}))
     replay = Replay(folder, URI)
     assert (replay.run_id, replay.state["offset"], replay.ended) == ("a1", 9, True)
+
+
+def test_numbers_that_are_not_finite_are_marked_and_never_0_or_1_8e308(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    folder, store = RunFolder(tmp_path), f"sqlite:///{tmp_path}/mlflow.db"
+    journal = Journal(folder.journal)
+    journal.write("run", id="r.1", name="r", experiment="gradlab", params={}, tags={})
+    rows = {"train/loss": [2.0, 1.0, math.inf, math.nan], "val/loss": [1.0, -math.inf, 3.0, 4.0]}
+    for step in range(4):
+        journal.metrics(step, {name: values[step] for name, values in rows.items()})
+    journal.metrics(4, {"test/loss": math.nan})  # a row without any number
+    journal.close()
+    for _ in range(2):
+        replay = Replay(folder, store)
+        replay.ship()
+        folder.shipped.unlink()  # so that all of it is shipped again
+    client = MlflowClient(store)
+    run = client.get_run(replay.run_id)
+    for name, values in rows.items():
+        history = client.get_metric_history(replay.run_id, name)
+        assert [(row.step, row.value) for row in history] == [
+            (step, value) for step, value in enumerate(values) if math.isfinite(value)
+        ]
+    assert "test/loss" not in run.data.metrics
+    marks = {key: value for key, value in run.data.tags.items() if key.startswith("gradlab.not_finite")}
+    assert marks == {
+        "gradlab.not_finite.train/loss": "inf at step 2; nan at step 3",
+        "gradlab.not_finite.val/loss": "-inf at step 1",
+        "gradlab.not_finite.test/loss": "nan at step 4",
+    }
+    assert "- `train/loss`: inf at step 2; nan at step 3" in run.data.tags["mlflow.note.content"]

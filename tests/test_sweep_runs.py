@@ -142,7 +142,7 @@ def test_mlflow_has_every_row_of_every_journal(faults: Finished) -> None:
     assert compared > 20
     synced = gradlab(faults.folder, "sync", str(folder.path))
     assert synced.status == 0, synced.err
-    assert synced.out.count(": 0 records shipped") == 1 + len(children)
+    assert synced.out.count(": 0 rows shipped") == 1 + len(children)
 
 
 def test_resuming_tries_the_failed_points_again_and_only_those(faults: Finished) -> None:

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from gradlab.disk import room_for
 from gradlab.errors import CheckpointError
 from gradlab.learner import Learner
 
@@ -170,7 +171,7 @@ def _digest(state: dict[str, Any]) -> str:
 
 
 def _write_to_disk(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
+    with room_for(path, len(content)), path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -50,6 +50,19 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
 
 
+def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("doctor", help="what is wrong with installation, device, store, disk, data and runs")
+    command.add_argument(
+        "--output-dir", type=Path, default=Path("outputs"), help="where runs make their folders (default: %(default)s)"
+    )
+    command.add_argument("--data-root", type=Path, default=Path("data"), help="as data.root (default: %(default)s)")
+    command.add_argument("--uri", help="the store; default: MLFLOW_TRACKING_URI, else ./mlflow.db")
+    command.add_argument(
+        "--over", action="append", default=[], type=Path, metavar="RUN", help="a run elsewhere that you know to be over"
+    )
+    command.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+
+
 def _compare(parsed: argparse.Namespace) -> int:
     from gradlab.analysis.compare import compare
 
@@ -93,6 +106,9 @@ def main(arguments: list[str] | None = None) -> int:
     ui.add_argument(
         "--port", type=_port, default=5000, help="a port of 127.0.0.1 (default: %(default)s, or the next free)"
     )
+    ui.add_argument(
+        "--host", default="127.0.0.1", help="another address lets others in, and needs MLflow's authentication"
+    )
 
     sync = commands.add_parser("sync", help="ship what a run's journal holds and MLflow does not")
     sync.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, such as outputs/2026-…")
@@ -123,13 +139,14 @@ def main(arguments: list[str] | None = None) -> int:
     predict.add_argument("--top", type=_count, default=1, help="how many classes to name (default: %(default)s)")
 
     _add_compare(commands)
+    _add_doctor(commands)
 
     parsed = parser.parse_args(arguments)
     try:
         if parsed.command == "ui":
             from gradlab.tracking.ui import serve
 
-            return serve(parsed.uri, parsed.experiment, parsed.port)
+            return serve(parsed.uri, parsed.experiment, parsed.port, parsed.host)
         if parsed.command == "show-schedule":
             from gradlab.analysis.show_schedule import show_schedule
 
@@ -142,6 +159,10 @@ def main(arguments: list[str] | None = None) -> int:
             return _compare(parsed)
         if parsed.command in ("evaluate", "predict"):
             return _use_trained(parsed)
+        if parsed.command == "doctor":
+            from gradlab.doctor.checkup import check_up
+
+            return check_up(parsed.output_dir, parsed.data_root, parsed.uri, parsed.over, parsed.json)
         from gradlab.tracking.sync import sync_runs
 
         return sync_runs(parsed.runs, parsed.uri)

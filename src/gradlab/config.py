@@ -32,6 +32,7 @@ from gradlab.optimizers.timm import Timm
 from gradlab.param_groups import PARAM_GROUPS, ParamGroups
 from gradlab.registry import Registry
 from gradlab.schedules import SCHEDULES, Schedule
+from gradlab.secrecy import secrets
 from gradlab.settings import TRACKING, TRAINERS, Tracking, Trainer, without_secret
 from gradlab.wrappers import WRAPPERS, Wrapper
 
@@ -155,6 +156,7 @@ def build_config(composed: DictConfig, origin: Origin | None = None, built: dict
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {_first_line(error)} (set {origin.of(str(error.full_key))}).") from error
     _refuse_targets(plain, origin)
+    _refuse_secrets(plain, origin)
     plain.pop("experiment", None)
     if not isinstance(plain.pop("resume", False), bool):
         raise ConfigError(f"resume must be true or false (set {origin.of('resume')}).")
@@ -201,6 +203,23 @@ def _refuse_targets(node: Any, origin: Origin, path: str = "") -> None:
                 "Register your own class and name its module in imports=[…]; see CONTRIBUTING.md."
             )
         _refuse_targets(child, origin, here)
+
+
+def _refuse_secrets(plain: Any, origin: Origin) -> None:
+    """A configuration is recorded in files and in MLflow, so it must not hold what ``${oc.env:…}`` may have brought in."""
+    known = secrets()
+
+    def look(node: Any, path: str) -> None:
+        for key, child in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+            look(child, f"{path}.{key}" if path else str(key))
+        variable = next((known[text] for text in known if isinstance(node, str) and text in node), None)
+        if variable is not None:
+            raise ConfigError(
+                f"{path} holds the value of the environment variable {variable}, which is a secret, and configurations are "
+                "recorded. Take it out: MLflow reads its own from the environment."
+            )
+
+    look(plain, "")
 
 
 def _import_user_modules(modules: Any, origin: Origin) -> None:

@@ -19,7 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gradlab.config import AXES, LISTED, Origin, build_config, override_key, refuse_repeated
+from gradlab.disk import full
 from gradlab.errors import ConfigError, GradlabError, did_you_mean
+from gradlab.hydra_guard import only_configuration
 from gradlab.interruption import Interrupted
 from gradlab.sweeps.current import Current
 from gradlab.sweeps.grids import expand
@@ -61,7 +63,7 @@ def main() -> int:
         # It also wants a folder for a sweep and for each of its jobs; ours are made by the runs themselves.
         with tempfile.TemporaryDirectory(prefix="gradlab-sweep-") as scratch:
             os.environ["GRADLAB_SWEEP_SCRATCH"] = scratch
-            with sweep.found_by_the_launcher():
+            with sweep.found_by_the_launcher(), only_configuration():
                 hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(task)()
         status = max(status, sweep.finish())
     except KeyboardInterrupt as interrupt:
@@ -116,7 +118,8 @@ def _run_one(composed: DictConfig, command: list[str]) -> tuple[int, float | Non
     except ConfigError as error:
         return _say_wrong(str(error)), None
     except (GradlabError, OSError) as error:
-        print(f"\ngradlab: the run failed. {error}", file=sys.stderr)
+        told = full(error, Path(getattr(error, "filename", None) or config.output_dir)) or error
+        print(f"\ngradlab: the run failed. {told}", file=sys.stderr)
         return FAILED, None
     if outcome.signum is None:
         return OK, outcome.best_val_accuracy

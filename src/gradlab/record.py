@@ -17,8 +17,9 @@ from gradlab.config import Config
 from gradlab.errors import ConfigError
 from gradlab.interruption import Interruption
 from gradlab.settings import MLflow
+from gradlab.tracking.ending import end_gone_runs
 from gradlab.tracking.folder import RunFolder
-from gradlab.tracking.journal import Journal
+from gradlab.tracking.journal import Journal, encode
 from gradlab.tracking.shipper import Shipper
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ class RunRecord:
         self.shipper = (
             Shipper(self.folder, config.tracking) if isinstance(config.tracking, MLflow) and not place else None
         )
+        if self.shipper is None and place is None:
+            end_gone_runs(self.folder.path.parent)  # else the shipper does it
 
     def _open(self, command: list[str], place: Place | None) -> None:
         """The journal's first lines: who this run is, and its configuration."""
@@ -172,6 +175,8 @@ def about_process(folder: RunFolder, command: list[str]) -> dict[str, str]:
 def flat(node: Any, path: str = "") -> dict[str, Any]:
     """``{"optimizer": {"lr": 0.1}}`` as ``{"optimizer.lr": 0.1}``; lists stay whole, written as JSON."""
     if not isinstance(node, dict):
+        if isinstance(node, float):
+            return {path: encode(node)}  # trainer.clip_norm=inf
         return {path: json.dumps(node) if isinstance(node, list) else "null" if node is None else node}
     leaves: dict[str, Any] = {}
     for key, child in node.items():

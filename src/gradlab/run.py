@@ -13,6 +13,7 @@ import numpy as np
 
 from gradlab import environment
 from gradlab.config import Config
+from gradlab.disk import full
 from gradlab.errors import DataError, GradlabError
 from gradlab.interruption import Interrupted, Interruption
 from gradlab.prepare import check_device_and_libraries, lightning_trainer, prepare
@@ -175,7 +176,7 @@ def run_together(configs: Sequence[Config], command: list[str], places: Sequence
             run.result |= {"mlflow_run_id": shipped.run_id, "mlflow_experiment_id": shipped.experiment_id}
             if shipped.pending:
                 sync = terminal.command("sync", str(run.folder.path))
-                note = f"{shipped.pending:,} records are not in MLflow: {shipped.error}.\nOnce it works again: {sync}"
+                note = f"{shipped.pending:,} rows pending: {sync}\n(MLflow does not have them: {shipped.error})"
             else:
                 see = terminal.command("ui", *_store_arguments(run.config.tracking))
             run.result["seconds"]["total"] = time.perf_counter() - began
@@ -261,6 +262,8 @@ def _end_recorded(runs: Sequence[RunRecord], interruption: Interruption) -> Iter
             raise GradlabError(f"The run ended itself by sys.exit({error.code!r}).") from error  # type: ignore[attr-defined]
         if isinstance(error, SystemExit):
             raise Interrupted(interruption.signum or signal.SIGINT) from error
+        if runs and (told := full(error, Path(getattr(error, "filename", None) or runs[0].folder.path))):
+            raise told from error
         if isinstance(error, RuntimeError):
             from gradlab.data.stream import is_lost_worker, lost_worker
 

@@ -19,9 +19,9 @@ from gradlab.sweeps.seats import Seat, free_memory
 from gradlab.sweeps.stopping import EarlyStopping
 from gradlab.sweeps.table import Table
 from gradlab.sweeps.workers import Message, Worker
+from gradlab.tracking.ending import end_journal_of_the_dead
 from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import Journal
-from gradlab.tracking.shipper import end_journal_of_the_dead
 
 DEATHS = 2
 """Workers that one point may cost: it is tried once more, then FAILED."""

@@ -27,9 +27,9 @@ from gradlab.sweeps.settings import Launching
 from gradlab.sweeps.shipping import SweepShipper
 from gradlab.sweeps.stopping import check_rungs, stopping
 from gradlab.sweeps.table import Table
+from gradlab.tracking.ending import ENDS
 from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import Journal, records
-from gradlab.tracking.shipper import ENDS
 
 
 class Session:
@@ -312,8 +312,7 @@ class Session:
         if not shipped.pending:
             return None
         return (
-            f"{shipped.pending:,} records are not in MLflow: {shipped.error}. Once it works again: "
-            f"gradlab sync {shlex.quote(str(record.folder.path))}"
+            f"{shipped.pending:,} rows pending: gradlab sync {shlex.quote(str(record.folder.path))}\n({shipped.error})"
         )
 
     def _tell(self, record: SweepRecord, failed: list[Point], lines: list[str], note: str | None) -> None:

@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from gradlab.settings import MLflow
-from gradlab.tracking.folder import SweepFolder
+from gradlab.tracking.ending import end_gone_runs, end_journal_of_the_dead
+from gradlab.tracking.folder import RunFolder, SweepFolder
 from gradlab.tracking.journal import records
 from gradlab.tracking.replay import Replay
-from gradlab.tracking.shipper import PATIENCE, RHYTHM, URI_VARIABLE, Shipped, end_journal_of_the_dead
+from gradlab.tracking.shipper import PATIENCE, RHYTHM, SETTLING, URI_VARIABLE, Shipped
 from gradlab.tracking.store import open_client, tracking_uri
+from gradlab.tracking.sync import settle
 
 ERRORS_IN_A_ROW = 3
 """Journals that fail one after the other before a look at all of them ends: the store is down, not a journal damaged."""
@@ -95,6 +97,7 @@ def main() -> NoReturn:
 
     threading.Thread(target=wait_for_the_sweep, daemon=True).start()
     os.nice(10)  # the cores are the training's first
+    os.umask(0o077)  # a store that is made here is for this user, as the sweep's folder is
     status = ship_until_over(SweepFolder(Path(sys.argv[1])), os.environ.pop(URI_VARIABLE), sweep_is_over, _beat)
     sys.stderr.flush()
     os._exit(status)  # everything is written; taking MLflow's modules apart takes half a second
@@ -110,7 +113,8 @@ def ship_until_over(
 ) -> int:
     """Replay until the sweep is over and all is shipped, or until the store has failed for ``PATIENCE`` seconds more."""
     shipping = Shipping(folder, uri, beat)
-    wait, failing_since, ended = RHYTHM[0], None, False
+    wait, failing_since, ended, settled = RHYTHM[0], None, False, False
+    gone = end_gone_runs(folder.path.parent)
     while True:
         over = sweep_is_over.is_set()
         if over and not ended:
@@ -121,6 +125,9 @@ def ship_until_over(
             if over:
                 return 0
             wait, failing_since = min(1.5 * wait, RHYTHM[1] / 2), None
+            if not settled:
+                settled = True
+                shipping.settle(gone, sweep_is_over)
         elif over:
             failing_since = failing_since or time.monotonic()
             if time.monotonic() + 1 > failing_since + PATIENCE:
@@ -175,6 +182,16 @@ class Shipping:
                 if in_a_row == ERRORS_IN_A_ROW:
                     break
         return not failed
+
+    def settle(self, gone: list[RunFolder], sweep_is_over: threading.Event) -> None:
+        """Look after earlier runs and sweeps in the same output folder, for a while."""
+        until = time.monotonic() + SETTLING
+
+        def stop() -> bool:
+            return sweep_is_over.is_set() or time.monotonic() > until
+
+        with contextlib.suppress(Exception):  # it is a service to others, and no concern of this sweep's
+            settle(self.folder.path.parent, gone, self.uri, self._client, stop)
 
     def _ship(self, replay: Replay) -> bool:
         before = replay.state["offset"]

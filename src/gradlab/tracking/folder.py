@@ -10,16 +10,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from gradlab.disk import room_for
+from gradlab.secrecy import redacted
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` so that a reader, or a crash at any instant, meets the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with room_for(path, len(text)):
+            with temporary.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -61,6 +65,9 @@ class RunFolder:
         raise FileExistsError(f"{parent / stem} and 9,999 numbered ones exist already")
 
     def write_result(self, result: dict[str, Any]) -> None:
+        """``result.json``. The reason why a run failed may quote anything, so secrets are taken out of it."""
+        if isinstance(result.get("reason"), str):
+            result = {**result, "reason": redacted(result["reason"])}
         write_atomically(self.result, json.dumps(result, indent=2) + "\n")
 
     def write_skipped(self, reasons: Mapping[str, str]) -> None:

@@ -2,24 +2,29 @@
 
 It is the source of truth; MLflow is a view of it. Kinds of record:
 
-* ``run``: name, experiment, parameters, tags, start time; of a run in a sweep also the sweep's id (``parent``) and the
-  point's. The first line.
+* ``run``: name, experiment, parameters, tags, start time, and the ``process`` that runs it; of a run in a sweep also the
+  sweep's id (``parent``) and the point's. The first line.
 * ``metrics``: step and values.
 * ``artifact``: a file or folder below the run's folder, and the artifact folder it belongs to.
 * ``tags``: tags that are known only later.
 * ``end``: status, FINISHED, FAILED or KILLED in MLflow's words. The last line, unless a sweep was resumed:
-* ``resumed``: it runs again.
+* ``resumed``: it runs again, in the ``process`` that is named.
 
 Each record carries ``time``, milliseconds since 1970, and keeps it however often it is shipped. A value that is no
-finite number is written as ``"nan"``, ``"inf"`` or ``"-inf"``, which JSON lacks.
+finite number is written as ``"nan"``, ``"inf"`` or ``"-inf"``, which JSON lacks. A secret of the environment is never written.
 """
 
 import json
 import math
+import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from gradlab.disk import room_for
+from gradlab.secrecy import redactor
+from gradlab.tracking.liveness import identity
 
 Record = dict[str, Any]
 
@@ -30,12 +35,29 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         _drop_torn_line(path)
-        self._file = path.open("a", buffering=1, encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
 
     def write(self, kind: str, **content: Any) -> None:
-        """Append one record of ``kind``."""
+        """Append one record of ``kind``, whole or not at all.
+
+        Raises:
+            DiskFullError: there is no room for it.
+        """
         record = {"kind": kind, "time": time.time_ns() // 1_000_000, **content}
-        self._file.write(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n")
+        if kind in ("run", "resumed"):
+            record["process"] = identity()
+        if kind in ("run", "tags"):
+            record = _each_text(record, redactor())
+        line = (json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n").encode()
+        written = 0
+        with room_for(self.path, len(line)):
+            try:
+                while written < len(line):
+                    written += self._file.write(line[written:])
+            except OSError:
+                # The part that found room must not become the beginning of the next record.
+                os.ftruncate(self._file.fileno(), os.fstat(self._file.fileno()).st_size - written)
+                raise
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Append one row: ``values`` after ``step`` optimizer steps."""
@@ -47,6 +69,13 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _each_text(node: Any, change: Callable[[str], str]) -> Any:
+    """``node`` with every text in it, but for keys, changed."""
+    if isinstance(node, dict):
+        return {key: _each_text(child, change) for key, child in node.items()}
+    return change(node) if isinstance(node, str) else node
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -1,15 +1,20 @@
 """Replays a journal into an MLflow store, from where the last replay of it ended.
 
+Values that are no finite numbers go into tags and the run's description instead of its metrics: MLflow turns infinity into
+1.8e308, and its pages leave out the whole curve of a metric that ends in NaN.
+
 The shipper process replays while a run trains, ``gradlab sync`` does so afterwards; it is the same thing. Replaying twice
 changes nothing: rows keep their journal's times, and MLflow keeps one of equal rows.
 """
 
 import contextlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradlab.secrecy import redacted
 from gradlab.settings import without_secret
 from gradlab.tracking.folder import RunFolder, write_atomically
 from gradlab.tracking.journal import Record, records
@@ -20,6 +25,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 BATCH_ROWS, BATCH_PARAMS, BATCH_TAGS = 1000, 100, 100  # MLflow's limits for one log_batch
+MARKS, NOTE = 20, 5000
+"""Values of a metric that are marked as not finite, and characters of a description, at most."""
+MARK_TAG = "gradlab.not_finite"
+"""Tags ``gradlab.not_finite.<metric>`` say where a metric was not finite, and what it was."""
 RUN_TAG = "gradlab.run"
 """Tag that holds the run folder's name and random id; by it a replay finds the MLflow run it once made."""
 
@@ -46,9 +55,11 @@ class Replay:
             if recorded["tracking_uri"] == self.state["tracking_uri"]:
                 self.state.update(recorded)
         self._client: MlflowClient | None = None
+        self._marked = False
 
     def _from_the_start(self) -> dict[str, Any]:
-        return {"tracking_uri": without_secret(self.uri), "run_id": None, "offset": 0, "ended": False, "error": None}
+        state = {"tracking_uri": without_secret(self.uri), "run_id": None, "offset": 0, "ended": False, "error": None}
+        return {**state, "not_finite": {}}
 
     @property
     def ended(self) -> bool:
@@ -75,13 +86,14 @@ class Replay:
             if record["kind"] != "metrics":
                 getattr(self, f"_ship_{record['kind']}")(record)
             self._save(offset)
-        if metrics:
+        if metrics or self._marked:
             self._log_metrics(metrics)
             self._save(offset)
 
     def fail(self, error: BaseException) -> None:
         """Record why shipping does not go on."""
-        self.state["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+        said = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        self.state["error"] = redacted(f"{type(error).__name__}: {said}")
         self._write()
 
     def _save(self, offset: int) -> None:
@@ -121,14 +133,35 @@ class Replay:
     def _metrics(self, record: Record) -> "list[Metric]":
         from mlflow.entities import Metric
 
-        return [
-            Metric(key=name, value=float(value), timestamp=record["time"], step=record["step"])
-            for name, value in record["values"].items()
-        ]
+        rows = []
+        for name, value in record["values"].items():
+            if math.isfinite(number := float(value)):
+                rows.append(Metric(key=name, value=number, timestamp=record["time"], step=record["step"]))
+            else:
+                self._mark(name, value, record["step"])
+        return rows
+
+    def _mark(self, name: str, value: str, step: int) -> None:
+        """Note that a metric's value at ``step`` is not finite; a row that is seen twice is noted once."""
+        marks = self.state["not_finite"].setdefault(name, [])
+        text = f"{value} at step {step}"
+        if text not in marks and len(marks) < MARKS:
+            marks.append(text)
+        self._marked = True
 
     def _log_metrics(self, metrics: "list[Metric]") -> None:
         for first in range(0, len(metrics), BATCH_ROWS):
             self.client.log_batch(self.run_id, metrics=metrics[first : first + BATCH_ROWS])
+        if self._marked:
+            self._log_marks()
+
+    def _log_marks(self) -> None:
+        said = {name: "; ".join(marks) for name, marks in self.state["not_finite"].items()}
+        lines = [f"- `{name}`: {text}" for name, text in said.items()]
+        note = "**Not finite**, and so missing in the charts:\n\n" + "\n".join(lines)
+        tags = {f"{MARK_TAG}.{name}": text for name, text in said.items()}
+        self._log_tags({**tags, "mlflow.note.content": note[:NOTE]})
+        self._marked = False
 
     def _ship_run(self, record: Record) -> None:
         from mlflow.entities import Param

@@ -9,7 +9,6 @@ input is a pipe from the run: end of file means that the run is over, one way or
 
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -21,21 +20,20 @@ from pathlib import Path
 from typing import NoReturn
 
 from gradlab.settings import MLflow
+from gradlab.tracking.ending import end_gone_runs, end_journal_of_the_dead
 from gradlab.tracking.folder import RunFolder
-from gradlab.tracking.journal import Journal, records
 from gradlab.tracking.replay import Replay
 from gradlab.tracking.store import tracking_uri
+from gradlab.tracking.sync import settle
 
 URI_VARIABLE = "GRADLAB_SHIPPER_URI"
 RHYTHM = (1.0, 10.0)
 """Seconds between two looks at the journal: at first, and at most. The pause grows by half with each look, because each
 costs 20 ms of a core that the training may be using with all its threads."""
 PATIENCE = 20.0
-"""Seconds after the run's end for which a store that fails is tried again."""
-
-
-ENDS = {"killed": "KILLED", "failed": "FAILED"}
-"""Statuses of ours that MLflow has words for; for it all others are FINISHED."""
+"""Seconds after the run's end, or after the last rows that it took, for which a store that fails is tried again."""
+SETTLING = 10.0
+"""Seconds of a run's life that its shipper spends on earlier runs, at most."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +67,17 @@ class Shipper:
         assert self._process.stdin is not None
         self._process.stdin.close()
         unanswered = None
-        try:
-            self._process.wait(timeout=PATIENCE + 10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            unanswered = f"the store did not answer within {PATIENCE + 10:.0f} s"
+        seconds = PATIENCE + 20
+        shipped = Replay(self.folder, self.uri).state["offset"]
+        while self._process.poll() is None:
+            try:
+                self._process.wait(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                before, shipped = shipped, Replay(self.folder, self.uri).state["offset"]
+                if shipped == before:
+                    self._process.kill()
+                    self._process.wait()
+                    unanswered = f"the store did not answer within {seconds:.0f} s"
         replay = Replay(self.folder, self.uri)
         state, pending = replay.state, replay.pending()
         log = self.folder.shipper_log
@@ -100,6 +103,7 @@ def main() -> NoReturn:
 
     threading.Thread(target=wait_for_the_run, daemon=True).start()
     os.nice(10)  # the cores are the training's first
+    os.umask(0o077)  # a store that is made here is for this user, as the run's folder is
     status = ship_until_over(folder, os.environ.pop(URI_VARIABLE), run_is_over)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -110,7 +114,8 @@ def main() -> NoReturn:
 def ship_until_over(folder: RunFolder, uri: str, run_is_over: threading.Event) -> int:
     """Replay until the run is over and all is shipped, or until the store has failed for ``PATIENCE`` seconds more."""
     replay = Replay(folder, uri)
-    wait, deadline = RHYTHM[0], None
+    wait, deadline, settled = RHYTHM[0], None, False
+    gone, shipped = end_gone_runs(folder.path.parent), replay.state["offset"]
     while True:
         over = run_is_over.is_set()
         if over and deadline is None:
@@ -124,10 +129,15 @@ def ship_until_over(folder: RunFolder, uri: str, run_is_over: threading.Event) -
             if over:
                 replay.end("KILLED")
                 return 0
+            if not settled:
+                settled = True
+                _settle(folder, gone, replay, run_is_over)
         except Exception as error:
             # Whatever a store does wrong must not end the shipper; the run is told at its end.
             replay.fail(error)
             wait = min(2 * wait, 15.0)
+            if replay.state["offset"] != shipped:  # a store that is busy, not one that is down
+                shipped, deadline = replay.state["offset"], deadline and time.monotonic() + PATIENCE
             if deadline is not None and time.monotonic() + 1 > deadline:
                 return 1
         if deadline is None:
@@ -136,20 +146,15 @@ def ship_until_over(folder: RunFolder, uri: str, run_is_over: threading.Event) -
             time.sleep(min(wait, max(0.5, deadline - time.monotonic() - 1)))
 
 
-def end_journal_of_the_dead(folder: RunFolder, reason: str = "the process vanished", status: str = "killed") -> None:
-    """A run that vanished, killed or crashed, wrote no end: write it, so that it does not stay RUNNING for ever.
+def _settle(folder: RunFolder, gone: list[RunFolder], replay: Replay, run_is_over: threading.Event) -> None:
+    """Look after earlier runs, for a while: the rows of this one wait meanwhile."""
+    until = time.monotonic() + SETTLING
 
-    One that vanished with its result written is what the result says.
-    """
-    kinds = [record["kind"] for record, _ in records(folder.journal)]
-    if kinds and kinds[-1] != "end":
-        tags = {"gradlab.status": status, "gradlab.reason": reason}
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            tags["gradlab.status"] = status = json.loads(folder.result.read_text())["status"]
-        journal = Journal(folder.journal)
-        journal.write("tags", tags=tags)
-        journal.write("end", status=ENDS.get(status, "FINISHED"))
-        journal.close()
+    def stop() -> bool:
+        return run_is_over.is_set() or time.monotonic() > until
+
+    with contextlib.suppress(Exception):  # it is a service to others, and no concern of this run's
+        settle(folder.path.parent, gone, replay.uri, lambda: replay.client, stop)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import json
 import logging
 import os
 import re
+import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ def open_client(uri: str) -> "MlflowClient":
     """A client of the store, its SQLite database made and migrated first.
 
     MLflow's own creation fails when two processes do it at once ("table experiments already exists"), so a lock beside
-    the file lets one at a time open it.
+    the file lets one at a time do it; one that is made is opened by all at once.
     """
     # Tries again and waits are the shipper's business; MLflow's own would block it for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -69,10 +70,21 @@ def open_client(uri: str) -> "MlflowClient":
     if file is None:
         return MlflowClient(tracking_uri=uri)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(file.with_name(f".{file.name}.lock"), seconds=15):
+    with contextlib.ExitStack() as stack:
+        if not _is_made(file):
+            stack.enter_context(_locked(file.with_name(f".{file.name}.lock"), 30, until=lambda: _is_made(file)))
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)  # the first call opens the store
         return client
+
+
+def _is_made(file: Path) -> bool:
+    """Whether the database has all its tables: the first experiment is the last thing that MLflow puts into a new one."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=1)) as database:
+            return database.execute("SELECT 1 FROM alembic_version, experiments LIMIT 1").fetchone() is not None
+    except sqlite3.Error:
+        return False
 
 
 def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
@@ -109,7 +121,8 @@ def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, seconds: float) -> Iterator[None]:
+def _locked(path: Path, seconds: float, until: Callable[[], bool]) -> Iterator[None]:
+    """Holds the lock ``path``, or goes on without it as soon as ``until`` says that it is not needed any more."""
     deadline = time.monotonic() + seconds
     with path.open("w") as file:
         while True:
@@ -117,7 +130,9 @@ def _locked(path: Path, seconds: float) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                if until():
+                    break
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"another process has held {path} for {seconds:.0f} s") from None
-                time.sleep(0.05)
+                time.sleep(0.1)
         yield

@@ -14,6 +14,9 @@ from gradlab.data.spec import DataSpec
 from gradlab.errors import CheckpointError, ConfigError
 from gradlab.models import MODELS
 
+LARGEST_SIDE = 2**16
+"""Pixels (and channels) of an image's side that are believed."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -51,6 +54,37 @@ def images_record(spec: DataSpec, normalization: Normalization) -> dict[str, Any
     }
 
 
+def _spec_of(images: dict[str, Any], checkpoint: Path) -> DataSpec:
+    """What a checkpoint says of its images; each number as large as an image's can be, and no larger."""
+    shape, classes, train_examples = images.get("image_shape"), images.get("classes"), images.get("train_examples")
+    if (
+        not isinstance(shape, list)
+        or len(shape) != 3
+        or not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in shape)
+        or not isinstance(classes, list)
+        or not all(isinstance(name, str) for name in classes)
+        or type(train_examples) is not int
+    ):
+        raise CheckpointError(f"The checkpoint {checkpoint} says impossible things of its images: {str(images)[:200]}.")
+    return DataSpec(str(images.get("data")), (shape[0], shape[1], shape[2]), tuple(classes), train_examples)
+
+
+def _refuse_other_shapes(entry: Any, spec: DataSpec, weights: dict[str, torch.Tensor]) -> None:
+    """Raise ``RuntimeError`` where the network has other shapes than its weights, before it takes any memory.
+
+    A forged configuration may ask for a network of any size.
+    """
+    try:
+        with torch.device("meta"):
+            sketch = entry.build(spec).state_dict()
+    except Exception:  # an architecture that computes while it is built; loading its weights compares the shapes
+        return
+    for name, tensor in sketch.items():
+        if name not in weights or weights[name].shape != tensor.shape:
+            found = tuple(weights[name].shape) if name in weights else "missing"
+            raise RuntimeError(f"{name} is {found} and must be {tuple(tensor.shape)}")
+
+
 def open_trained(checkpoint: Path, device: str, imports: list[str]) -> Trained:
     """The network of a checkpoint.
 
@@ -72,8 +106,10 @@ def open_trained(checkpoint: Path, device: str, imports: list[str]) -> Trained:
     if not isinstance(config, dict) or not isinstance(images, dict):
         raise CheckpointError(f"The checkpoint {checkpoint} does not say what images it takes: train the run again.")
     import_user_modules(imports)
-    spec = DataSpec(images["data"], tuple(images["image_shape"]), tuple(images["classes"]), images["train_examples"])
-    if config["model"]["name"] not in MODELS and config.get("imports"):
+    spec = _spec_of(images, checkpoint)
+    if not isinstance(config.get("model"), dict) or not isinstance(config.get("trainer"), dict):
+        raise CheckpointError(f"The checkpoint {checkpoint} does not say what network it is of.")
+    if config["model"].get("name") not in MODELS and config.get("imports"):
         raise ConfigError(
             f"The run's model '{config['model']['name']}' comes from {', '.join(config['imports'])}. Where you trust that "
             f"code, have it imported: {' '.join(f'--imports {module}' for module in config['imports'])}"
@@ -81,12 +117,13 @@ def open_trained(checkpoint: Path, device: str, imports: list[str]) -> Trained:
     entry = choice("model", config["model"])
     if getattr(entry, "pretrained", None) is not None:
         entry = dataclasses.replace(entry, pretrained=None)  # the checkpoint holds every weight
-    model: torch.nn.Module = entry.build(spec)
-    precise = config["trainer"]["precision"] == "fp64"
-    if precise:
-        model = model.double()
+    precise = config["trainer"].get("precision") == "fp64"
     weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
     try:
+        _refuse_other_shapes(entry, spec, weights)
+        model: torch.nn.Module = entry.build(spec)
+        if precise:
+            model = model.double()
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(

@@ -18,6 +18,8 @@ log = logging.getLogger("gradlab.models")
 
 WRAPPERS = ("model.", "module.", "network.", "_orig_mod.")  # ours, DataParallel's, PartlyFrozen's, torch.compile's
 CONTAINERS = ("state_dict", "model_state_dict", "model", "state_dict_ema")
+SAFE_TORCH = "2.10"
+"""From this torch on ``torch.load(weights_only=True)`` has no known hole: CVE-2025-32434 was closed in 2.6, CVE-2026-24747 here."""
 EXTRA_HEADS = ("aux", "AuxLogits")  # of googlenet and inception_v3, which help training at 299×299 only
 
 
@@ -68,6 +70,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         content: Any
         if path.suffix == ".safetensors":
             content = load_file(path)
+        elif torch.__version__ < SAFE_TORCH:
+            raise ConfigError(
+                f"model.pretrained={path} is no .safetensors file, and torch {torch.__version__} can be made to run code by "
+                f"others (CVE-2026-24747). Install torch {SAFE_TORCH} or newer, or have the weights in safetensors."
+            )
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # torch's, on a pickle that it is about to refuse

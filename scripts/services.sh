@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# What the slow tests of a tracking server need beside the set-up: bash scripts/services.sh
+#
+# PostgreSQL from Debian's (or Ubuntu's) packages, and its driver for Python. The tests start a server of their own
+# from them; none is left running, and the system's own cluster is not touched. Then: bash scripts/test.sh -m slow
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && ! command -v initdb >/dev/null; then
+    if ! command -v apt-get >/dev/null; then
+        echo "services: this system has no apt-get; install PostgreSQL yourself, so that initdb and pg_ctl are in PATH." >&2
+        exit 1
+    fi
+    sudo="$([ "$(id -u)" = 0 ] || echo sudo)"
+    $sudo apt-get update
+    # Without this, Debian's package would start a server of its own at once.
+    $sudo mkdir -p /etc/postgresql-common
+    [ -e /etc/postgresql-common/createcluster.conf ] \
+        || echo 'create_main_cluster = false' | $sudo tee /etc/postgresql-common/createcluster.conf >/dev/null
+    $sudo apt-get install --yes --no-install-recommends postgresql
+fi
+.venv/bin/uv pip install --python .venv/bin/python 'psycopg2-binary>=2.9'
