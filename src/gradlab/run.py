@@ -177,7 +177,7 @@ def run(config: Config, command: list[str], place: Place | None = None) -> Outco
                 from gradlab.analysis.figures import draw_run
                 from gradlab.analysis.network_diagram import draw_network
 
-                draw_run(folder, config.spec, splits, classifier)
+                draw_run(folder, config.spec, splits, classifier, prepared.data.normalization)
                 about = f"{getattr(config.model, 'arch', config.model.name)} on {config.data.name}"
                 loss = config.loss.name.replace("_", " ")
                 draw_network(

@@ -12,6 +12,7 @@ from gradlab.data.datasets.base import Examples, Splits
 
 if TYPE_CHECKING:
     from gradlab.classifier import Classifier
+    from gradlab.data.device import Normalization
 
 # Blue and orange of Okabe and Ito (2008): apart for every kind of colour vision, and in grey.
 COLOURS = ("#0072b2", "#e69f00")
@@ -20,7 +21,9 @@ ACROSS = 300
 """Places at which the network is asked, along the longer side."""
 
 
-def decision_boundary(classifier: "Classifier", splits: Splits, classes: tuple[str, ...]) -> Figure:
+def decision_boundary(
+    classifier: "Classifier", splits: Splits, classes: tuple[str, ...], normalization: "Normalization"
+) -> Figure:
     """The probability of the second of two classes over the plane, as shading; 50 % is the line between them.
 
     Training points are small and pale, test points large, those with a wrong answer crossed out.
@@ -29,6 +32,7 @@ def decision_boundary(classifier: "Classifier", splits: Splits, classes: tuple[s
         classifier: the network, with the weights that shall be shown.
         splits: points [n, 2, 1, 1], of which all are drawn but the validation's.
         classes: the names of the two classes.
+        normalization: as in the network's training.
     """
     everything = np.concatenate([_points(part) for part in (splits.train, splits.val, splits.test)])
     low, high = everything.min(0), everything.max(0)
@@ -37,7 +41,7 @@ def decision_boundary(classifier: "Classifier", splits: Splits, classes: tuple[s
     step = (high - low).max() / ACROSS
     xs, ys = (np.arange(start, end + step, step) for start, end in zip(low, high, strict=True))
     grid = np.stack(np.meshgrid(xs, ys), axis=-1)
-    shares = _probabilities(classifier, splits, grid.reshape(-1, 2))[:, 1].reshape(grid.shape[:2])
+    shares = _probabilities(classifier, normalization, grid.reshape(-1, 2))[:, 1].reshape(grid.shape[:2])
 
     width, height = high - low
     figure = Figure(figsize=(7.6, min(max(5.9 * height / width, 2.5), 12.0) + 1.3), layout="constrained")
@@ -50,7 +54,7 @@ def decision_boundary(classifier: "Classifier", splits: Splits, classes: tuple[s
     if shares.min() < 0.5 < shares.max():
         axes.contour(xs, ys, shares, levels=[0.5], colors="black", linewidths=1.4)
     test = _points(splits.test)
-    wrong = _probabilities(classifier, splits, test).argmax(1) != splits.test.labels
+    wrong = _probabilities(classifier, normalization, test).argmax(1) != splits.test.labels
     for label, (colour, marker) in enumerate(zip(COLOURS, MARKERS, strict=True)):
         x, y = _points(splits.train)[splits.train.labels == label].T
         axes.scatter(x, y, s=9, c=colour, marker=marker, alpha=0.6, linewidths=0)
@@ -89,15 +93,15 @@ def _points(examples: Examples) -> npt.NDArray[np.float64]:
 
 
 def _probabilities(
-    classifier: "Classifier", splits: Splits, points: npt.NDArray[np.float64]
+    classifier: "Classifier", normalization: "Normalization", points: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """What the network says of ``points`` [n, 2]: [n, classes]. They are prepared as in its training."""
     import torch
 
-    from gradlab.data.device import Normalization, Preparation
+    from gradlab.data.device import Preparation
 
     weight = next(classifier.model.parameters())
-    preparation = Preparation(Normalization.of(splits.train), weight.device, weight.dtype)
+    preparation = Preparation(normalization, weight.device, weight.dtype)
     images = torch.from_numpy(points.astype(np.float32).reshape(-1, 2, 1, 1)).to(weight.device)
     classifier.model.eval()
     with torch.no_grad():
