@@ -1,5 +1,7 @@
 """``gradlab gradcheck``: right gradients agree, a wrong one is found, whoever made it."""
 
+import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from gradlab.cli import main
 from gradlab.gradcheck import check_gradients
 from processes import gradlab
 
@@ -82,24 +85,34 @@ def test_a_step_over_a_kink_is_taken_again_and_shorter() -> None:
     assert not any(probe.kink for probe in check.probes)
 
 
-def test_the_command_checks_a_network_with_everything_that_makes_it_hard(tmp_path: Path) -> None:
-    """BatchNorm, dropout, max-pooling, smoothed labels, class weights; it leaves no file."""
-    done = gradlab(
-        tmp_path, "gradcheck", "model=cnn", "model.channels=[4,6]", "model.dropout=0.3", "loss.label_smoothing=0.1",
-        "data.class_weights=balanced", "--entries", "3", "--images", "12",
+def test_the_command_checks_a_network_with_everything_that_makes_it_hard(capsys: pytest.CaptureFixture[str]) -> None:
+    """BatchNorm, dropout, max-pooling, smoothed labels, class weights."""
+    status = main(
+        ["gradcheck", "model=cnn", "model.channels=[4,6]", "model.dropout=0.3", "loss.label_smoothing=0.1",
+         "data.class_weights=balanced", "--entries", "3", "--images", "12"]
     )  # fmt: skip
-    assert done.status == 0, done.out + done.err
-    assert "cross_entropy over 12 images of digits" in done.out
-    assert "parameters agree; the largest relative error is" in done.out
-    assert list(tmp_path.iterdir()) == []
+    out = capsys.readouterr().out
+    assert status == 0, out
+    assert "cross_entropy over 12 images of digits" in out
+    assert "parameters agree; the largest relative error is" in out
 
 
-def test_the_command_finds_a_planted_error(tmp_path: Path) -> None:
+def test_the_command_finds_a_planted_error_and_leaves_no_file(tmp_path: Path) -> None:
     done = gradlab(tmp_path, "gradcheck", "data=moons", "model.hidden=[4,3]", "--plant", "3.weight")
     assert done.status == 1, done.out + done.err
     assert "1 of 6 parameters disagree." in done.out
     assert "3.weight: " in done.out
     assert "2 times as much" in done.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gradcheck", "data=moons", "model.hidden=[3]", "--plant", "1.bias", "--format", "csv"]) == 1
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["parameter"], row["agrees"]) for row in rows] == [
+        ("1.weight", "true"), ("1.bias", "false"), ("3.weight", "true"), ("3.bias", "true"),
+    ]  # fmt: skip
+    assert float(rows[1]["relative_error"]) == pytest.approx(1 / 3, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +123,8 @@ def test_the_command_finds_a_planted_error(tmp_path: Path) -> None:
         (["model=mpl"], "Did you mean 'mlp'?"),
     ],
 )
-def test_a_mistake_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
-    done = gradlab(tmp_path, "gradcheck", "data=moons", *arguments)
-    assert done.status == 2
-    assert message in done.err
-    assert done.err.count("\n") == 1
+def test_a_mistake_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gradcheck", "data=moons", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1

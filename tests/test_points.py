@@ -11,10 +11,10 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from gradlab.analysis.boundary import _probabilities, decision_boundary
+from gradlab.analysis.boundary import decision_boundary, probabilities
 from gradlab.config import build_config
 from gradlab.data.datasets.points import Circles, Moons
-from gradlab.data.device import Normalization
+from gradlab.data.device import Normalization, Preparation
 from gradlab.errors import ConfigError, FieldError
 from processes import train
 
@@ -136,7 +136,8 @@ def test_the_probabilities_in_the_picture_are_the_networks() -> None:
     splits, classifier = moons().load(), OneLine()
     points = np.array([[0.3, 1.0], [-1.0, 0.5], [2.0, -0.5]])
     normalization = Normalization.of(splits.train)
-    found = _probabilities(classifier, normalization, points)  # type: ignore[arg-type]
+    preparation = Preparation(normalization, torch.device("cpu"), torch.float32)
+    found = probabilities(classifier.model, preparation, points)
     x = (points[:, 0] - normalization.mean[0].item()) / normalization.std[0].item()
     np.testing.assert_allclose(found[:, 1], 1 / (1 + np.exp(-10 * x)), rtol=1e-5)
 

@@ -62,6 +62,7 @@ def _add_gradcheck(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         default=10,
         help="entries of each parameter, beside a direction (default: %(default)s)",
     )
+    command.add_argument("--format", choices=("table", "csv"), default="table", help="(default: %(default)s)")
     command.add_argument("--plant", metavar="PARAMETER", help="double its gradient, to see that this is found")
 
 
@@ -149,7 +150,9 @@ def main(arguments: list[str] | None = None) -> int:
         if parsed.command == "gradcheck":
             from gradlab.gradcheck import gradcheck
 
-            return gradcheck(parsed.overrides, images=parsed.images, entries=parsed.entries, plant=parsed.plant)
+            return gradcheck(
+                parsed.overrides, images=parsed.images, entries=parsed.entries, plant=parsed.plant, form=parsed.format
+            )
         if parsed.command in ("evaluate", "predict"):
             return _use_trained(parsed)
         from gradlab.tracking.sync import sync_runs

@@ -5,6 +5,9 @@ parameter tensor that is asked for single entries, and once along a random direc
 anywhere in the tensor cannot escape but by chance.
 """
 
+import csv
+import math
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -76,7 +79,7 @@ class ParameterCheck:
 
 
 def _norm(values: Iterable[float]) -> float:
-    return sum(value * value for value in values) ** 0.5
+    return math.hypot(*values)
 
 
 def check_gradients(
@@ -151,7 +154,7 @@ def _probe(
 # ------------------------------------------------------------------- the command
 
 
-def gradcheck(overrides: list[str], *, images: int, entries: int, plant: str | None) -> int:
+def gradcheck(overrides: list[str], *, images: int, entries: int, plant: str | None, form: str) -> int:
     """Check the gradients of the network and loss that ``overrides`` choose, and print a table; returns 1 where they disagree.
 
     Args:
@@ -159,6 +162,7 @@ def gradcheck(overrides: list[str], *, images: int, entries: int, plant: str | N
         images: training images that the loss is the mean over.
         entries: see ``check_gradients``.
         plant: a parameter whose gradient is doubled before it is compared; or None.
+        form: ``table`` or ``csv``.
 
     Raises:
         ConfigError: the configuration is wrong, or there is no parameter called ``plant``.
@@ -175,6 +179,9 @@ def gradcheck(overrides: list[str], *, images: int, entries: int, plant: str | N
             )
         dict(parameters)[plant].register_hook(lambda gradient: 2 * gradient)
     checks = check_gradients(loss, parameters, entries)
+    if form == "csv":
+        _write(checks)
+        return int(not all(check.agrees for check in checks))
     count = sum(parameter.numel() for _, parameter in parameters)
     print(
         f"{config.model.name} ({count:,} trained parameters) · {config.init.name} init · {config.loss.name} over {seen} "
@@ -233,6 +240,15 @@ def _network_and_loss(
             return config.loss.of(classifier.model(batch.images), batch, classifier.class_weights)
 
     return trainable(classifier.model), loss, len(batch.labels)
+
+
+def _write(checks: Sequence[ParameterCheck]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["parameter", "shape", "probes", "kinks", "largest_gradient", "relative_error", "agrees"])
+    for check in checks:
+        kinks = sum(probe.kink for probe in check.probes)
+        shape, agrees = "x".join(map(str, check.shape)), str(check.agrees).lower()
+        writer.writerow([check.name, shape, len(check.probes), kinks, check.largest, check.error, agrees])
 
 
 def _show(checks: Sequence[ParameterCheck]) -> None:
