@@ -27,7 +27,7 @@ class Wrong(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
         (values,) = context.saved_tensors
-        return gradient * values
+        return torch.mul(gradient, values)
 
 
 def squared(right: bool) -> tuple[nn.Sequential, Any]:

@@ -33,7 +33,7 @@ def examine(ran: Ran) -> Outcome:
     left.set_ylim(bottom=0)
     left.legend(frameon=False)
     bars(right, settings, [_name(setting) for setting in settings], {"training": TRAIN_ACCURACY, "test": TEST})
-    right.set_xlabel("accuracy at the end (mean, 95 % interval, every seed)")
+    right.set_xlabel("accuracy (mean, 95 % interval)")
     right.legend(frameon=False)
     return Outcome(headings, rows, findings, drawn)
 

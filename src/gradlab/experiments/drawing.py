@@ -26,7 +26,7 @@ def curve(axes: Axes, runs: Sequence[Run], metric: str, label: str, index: int) 
         finite = np.isfinite(values)
         axes.plot(
             np.array(steps)[finite], np.array(values)[finite], color=COLORS[index % len(COLORS)], lw=1.4 if len(runs) < 2 else 0.9,
-            ls=LINES[index // len(COLORS) % len(LINES)], alpha=1 if len(runs) < 2 else 0.7, label=label if place == 0 else None,
+            ls=LINES[index % len(LINES)] if len(runs) < 2 else "-", alpha=1 if len(runs) < 2 else 0.7, label=label if place == 0 else None,
         )  # fmt: skip
     axes.set_xlabel("step of gradient descent")
     axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from gradlab.analysis.grouping import Setting
 from gradlab.analysis.metric import DEFAULT
 from gradlab.analysis.records import Run
@@ -14,6 +12,8 @@ from gradlab.experiments.reading import TEST, TRAIN_ACCURACY, TRAIN_LOSS, VAL, b
 
 BASE = "experiment=ladder/optimizers"
 OPTIMIZERS = {"sgd": "gradient descent", "momentum": "momentum", "adam": "Adam"}
+CHANCE = 0.6
+"""Of two classes: a network below it has learned nothing."""
 PROTOCOL = 2
 """How many of the commands, the first ones, are the course's own; the others are grids of rates."""
 
@@ -78,16 +78,29 @@ def _at_their_own(verdict: Judged, own: dict[str, Setting]) -> list[Finding]:
         else "the others are ruled out as the best"
     )
     seeds = own[best].n
+    dead = [_dead(OPTIMIZERS[name], own[name]) for name in OPTIMIZERS if name in own]
     return [
         Finding(
             "the best optimizer, each at its own best rate", OPTIMIZERS[best],
             f"Each with its own best rate, over {seeds} seeds, mean validation accuracy is: {each}. Of all settings {OPTIMIZERS[best]} has the highest; {told}. "
-            f"On the test points: {tests}.",
+            f"On the test points: {tests}.{''.join(dead)}",
             tuple(left),
         ),
         Finding("gradlab's verdict over all rates", own[best].name, f"gradlab's verdict over all rates: {verdict.verdict.best}",
                 tuple(other.setting.name for other in verdict.ranking.rivals)),
     ]  # fmt: skip
+
+
+def _dead(name: str, setting: Setting) -> str:
+    """What must be said where some of the networks answer by chance: their mean is of two kinds."""
+    alive = [value for value in setting.by_seed.values() if value > CHANCE]
+    lost = setting.n - len(alive)
+    if not lost or not alive:
+        return ""
+    return (
+        f" {lost} of the {setting.n} networks of {name} never learned; the mean of the others is "
+        f"{sum(alive) / len(alive):.2%}."
+    )
 
 
 def _window(settings: Sequence[Setting], best: Setting) -> str:
@@ -106,8 +119,8 @@ def _window(settings: Sequence[Setting], best: Setting) -> str:
 def _figure(at_course: dict[str, Setting], settings: Sequence[Setting], own: dict[str, Setting]) -> Figure:
     planar = str(own["sgd"].runs[0].config["data.name"]) in ("moons", "circles")
     drawn = figure(11, 10 if planar else 4)
-    parts = list(np.ravel(drawn.subfigures(2 if planar else 1, 1, height_ratios=[1, 1.6][: 1 + planar])))
-    above, below = parts[0], parts[1:]
+    heights = [1, 1.6] if planar else [1]
+    above, *below = drawn.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     costs, rates = above.subplots(1, 2)
     for index, (name, setting) in enumerate(at_course.items()):
         curve(costs, setting.finished_runs, TRAIN_LOSS, OPTIMIZERS[name], index)
