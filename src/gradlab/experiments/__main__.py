@@ -99,13 +99,13 @@ def _run(experiment: Experiment, parsed: argparse.Namespace) -> bool:
     print(f"\n=== {experiment.question}")
     form, pictures = _form(experiment, parsed.data, parsed.quick)
     runs_in = parsed.output_dir / f"{experiment.name}-{form.name}{'-quick' if parsed.quick else ''}"
-    commands = commands_of(form, pictures, parsed.quick, parsed.more)
-    if parsed.seeds is not None:
+    commands = commands_of(form, pictures, parsed.quick, () if experiment.own_run else parsed.more)
+    if parsed.seeds is not None and experiment.own_run is None:
         commands = [_from_seed(command, parsed.seeds) for command in commands]
     outcome: Outcome
     if experiment.own_run is not None:
-        outcome, settings = experiment.own_run(form, parsed.quick, runs_in), ""
-        told = [["gradlab", *command] for command in form.commands]
+        outcome, settings = experiment.own_run(commands), ""
+        told = [["gradlab", *command] for command in commands]
     else:
         assert experiment.examine is not None
         ran = run_sweeps(form, commands, runs_in, parsed.resume)

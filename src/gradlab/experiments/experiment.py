@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradlab.analysis.grouping import Grouped, group
@@ -98,7 +97,7 @@ class Experiment:
     text: what is done and why, in Markdown; holds no result.
     forms: the first is the one of the question; the embedded one needs no file.
     examine: from its runs to what they say.
-    own_run: where it runs something else than sweeps: does all of it, given the form, whether to be quick, and a folder.
+    own_run: where it runs other commands than ``train.py``: runs and reads them.
     """
 
     name: str
@@ -107,7 +106,7 @@ class Experiment:
     text: str
     forms: Sequence[Form]
     examine: Callable[[Ran], Outcome] | None = None
-    own_run: Callable[[Form, bool, Path], Outcome] | None = None
+    own_run: Callable[[Sequence[Sequence[str]]], Outcome] | None = None
 
     @property
     def embedded(self) -> Form:

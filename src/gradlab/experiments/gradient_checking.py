@@ -4,8 +4,8 @@ import csv
 import io
 import subprocess
 import sys
+import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -16,17 +16,16 @@ from gradlab.experiments.experiment import PICTURES, Experiment, Finding, Form, 
 SMOOTH = ("gradcheck", "data=moons", "model.hidden=[5,2]", "model.output=sigmoid")
 COMMANDS = (
     SMOOTH,
+    (*SMOOTH, "--plant", "3.weight"),
     ("gradcheck", "model=logistic", "loss.label_smoothing=0.1"),
     ("gradcheck", "model=cnn", "model.channels=[8,16]", "model.dropout=0.2", "data.class_weights=balanced"),
     ("gradcheck", "model=vit", "model.depth=1", "model.width=16", "model.heads=2", "--entries", "3"),
-    (*SMOOTH, "--plant", "3.weight"),
 )
 RED = "#c0392b"
 
 
-def run(form: Form, quick: bool, into: Path) -> Outcome:
+def run(commands: Sequence[Sequence[str]]) -> Outcome:
     """Run the commands, the real ones, and read their tables."""
-    commands = [COMMANDS[0], COMMANDS[-1]] if quick else list(form.commands)
     checked = [(command, _rows(command)) for command in commands]
     rows: list[dict[str, object]] = [
         {"command": " ".join(command), **row} for command, parameters in checked for row in parameters
@@ -81,7 +80,7 @@ def _rows(command: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _figure(checked: list[tuple[Sequence[str], list[dict[str, str]]]]) -> Figure:
-    drawn = figure(8, 0.45 * len(checked) + 1.3)
+    drawn = figure(8, 0.55 * len(checked) + 1.2)
     axes = drawn.subplots()
     for place, (_, parameters) in enumerate(checked):
         errors = np.maximum([float(row["relative_error"]) for row in parameters], 1e-13)
@@ -100,16 +99,18 @@ def _figure(checked: list[tuple[Sequence[str], list[dict[str, str]]]]) -> Figure
             axes.plot(errors[wrong], spread[wrong], "x", ms=9, mew=2.5, color=RED, label="wrong")
     axes.set_xscale("log")
     axes.set_xlim(3e-14, 1)
-    axes.set_yticks(
-        range(len(checked)),
-        [" ".join(word for word in command[1:] if not word.startswith("--entries")) for command, _ in checked],
-        fontsize=8,
-    )
+    axes.set_yticks(range(len(checked)), [_label(command) for command, _ in checked], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("relative error of each parameter's gradient (float64)")
+    axes.set_xlabel("relative error of each parameter's gradient")
     axes.legend(frameon=False)
     tidy(axes)
     return drawn
+
+
+def _label(command: Sequence[str]) -> str:
+    """A command in lines short enough to stand beside an axis."""
+    words = " ".join(command[1:]).replace(" --entries 3", "").replace("--plant ", "planted: ")
+    return textwrap.fill(words, 44, break_long_words=False)
 
 
 EXPERIMENT = Experiment(
@@ -127,7 +128,7 @@ at the very point, any slope between the two is a right answer. The table of the
 *Data.* Moons and digits, which need no file; `gradlab gradcheck data=image_folder data.root=my_pictures data.image_size=64 model=cnn` takes yours.
 """,
     forms=(
-        Form("moons", COMMANDS, ()),
+        Form("moons", COMMANDS, (), 2),
         Form(
             "pictures",
             (("gradcheck", "data=image_folder", f"data.root={PICTURES}", "data.image_size=64", "model=cnn"),),

@@ -28,7 +28,8 @@ def write(
     writer.writeheader()
     writer.writerows(outcome.rows)
     write_atomically(folder / RESULTS, text.getvalue())
-    write_atomically(folder / SETTINGS, settings)
+    if settings:
+        write_atomically(folder / SETTINGS, settings)
     content = {
         "experiment": experiment.name,
         "data": form.name,
@@ -108,6 +109,7 @@ def _results(experiment: Experiment, form: Form, folder: Path, prefix: str) -> s
     told = "What came out" if not prefix else f"What came out on {form.name}"
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
     commands = "\n".join(content["commands"])
+    shared = f" What all runs share: [{SETTINGS}]({prefix}{SETTINGS})." if (folder / SETTINGS).is_file() else ""
     parts = [
         f"## {told}\n",
         *(
@@ -116,7 +118,7 @@ def _results(experiment: Experiment, form: Form, folder: Path, prefix: str) -> s
         ),
         f"![{experiment.question}]({prefix}{FIGURE})\n",
         "\n".join(f"| {' | '.join(' '.join(str(cell).split()) for cell in row)} |" for row in table) + "\n",
-        f"Every run: [{RESULTS}]({prefix}{RESULTS}). What all runs share: [{SETTINGS}]({prefix}{SETTINGS}). Made by\n",
+        f"Every row: [{RESULTS}]({prefix}{RESULTS}).{shared} Made by\n",
         f"```bash\n{commands}\n```\n",
         f"on {content['processor']}; {versions}.\n",
     ]

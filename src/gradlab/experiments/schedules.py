@@ -23,7 +23,12 @@ def examine(ran: Ran) -> Outcome:
         verdict = judged(runs)
         own = best_by(verdict.grouped.settings, "schedule.name")
         best, also = best_choice(verdict, "schedule.name")
-        each = "; ".join(f"{SCHEDULES[key]} {own[key].mean:.2%} at {_rate(own[key]):g}" for key in SCHEDULES)
+        highest = max(map(_rate, verdict.grouped.settings))
+        each = "; ".join(
+            f"{SCHEDULES[key]} {own[key].mean:.2%} at {_rate(own[key]):g}"
+            + (", the highest tried" if _rate(own[key]) == highest else "")
+            for key in SCHEDULES
+        )
         left = tuple(SCHEDULES[key] for key in also)
         told = f"{' and '.join(left)} cannot be told from it" if left else "the others are ruled out as the best"
         findings.append(
