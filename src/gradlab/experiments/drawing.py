@@ -50,6 +50,7 @@ def bars(axes: Axes, settings: Sequence[Setting], names: Sequence[str], metrics:
     axes.set_yticks(range(len(settings)), names)
     axes.invert_yaxis()
     if Metric(next(iter(metrics.values()))).share:
+        axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     tidy(axes)
 

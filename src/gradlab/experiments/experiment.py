@@ -65,12 +65,15 @@ class Ran:
     @property
     def runs(self) -> list[Run]:
         """All of them but points of a larger, resumed sweep that have not begun."""
-        return [run for source in self.sources for run in source.runs if run.status != "waiting"]
+        return [run for command in range(len(self.sources)) for run in self.of(command)]
+
+    def of(self, command: int) -> list[Run]:
+        """The runs of one command."""
+        return [run for run in self.sources[command].runs if run.status != "waiting"]
 
     def grouped(self, command: int | None = None, metric: str = DEFAULT) -> Grouped:
         """The settings of one command's runs, or of all."""
-        runs = self.runs if command is None else Ran(self.form, [self.sources[command]]).runs
-        return group(runs, Metric(metric))
+        return group(self.runs if command is None else self.of(command), Metric(metric))
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,9 @@ def examine(ran: Ran) -> Outcome:
 def _two_outputs(ran: Ran) -> Finding:
     """Two softmax outputs at half the rates of the same runs with one sigmoid."""
     pairs = []
-    for two in ran.sources[1].runs:
+    for two in ran.of(1):
         rate = float(str(two.config["optimizer.lr"]))
-        one = next(run for run in ran.sources[0].runs if math.isclose(float(str(run.config["optimizer.lr"])), 2 * rate))
+        one = next(run for run in ran.of(0) if math.isclose(float(str(run.config["optimizer.lr"])), 2 * rate))
         assert one.folder is not None
         assert two.folder is not None
         mine = np.array(series(RunFolder(one.folder).journal, TRAIN_LOSS)[1])
