@@ -44,7 +44,7 @@ def image_folder(root: Path, /, **changes: Any) -> ImageFolder:
     """The dataset with the numbers of its YAML, and a cache beside ``root``."""
     numbers: dict[str, Any] = {
         "root": str(root), "batch_size": 4, "image_size": None, "fit": "resize", "color": "auto", "val_fraction": 0.2,
-        "test_fraction": 0.2, "split_seed": 0, "class_weights": "none", "on_bad_image": "fail", "stream": "auto", "memory_share": 0.5,
+        "test_fraction": 0.2, "split_seed": 0, "class_weights": "none", "normalization": "standard", "on_bad_image": "fail", "stream": "auto", "memory_share": 0.5,
         "workers": 2, "cache_dir": str(root.parent / "cache"), "max_pixels": 10**6, "max_files": 10**4,
         "max_bytes": 10**8,
     }  # fmt: skip

@@ -202,7 +202,8 @@ def test_no_batch_is_larger_than_the_set(size: int | str, images: int, expected:
 
 def digits(**changes: Any) -> Digits:
     numbers: dict[str, Any] = {
-        "batch_size": 32, "val_fraction": 0.1, "split_seed": 0, "class_weights": "none", "test_fraction": 0.2
+        "batch_size": 32, "val_fraction": 0.1, "split_seed": 0, "class_weights": "none", "normalization": "standard",
+        "test_fraction": 0.2
     }  # fmt: skip
     return Digits("digits", **(numbers | changes))
 

@@ -22,7 +22,9 @@ from gradlab.errors import ConfigError, DataError, FieldError
 IMAGES, LABELS = NAMES[:2]
 TRAIN, TEST = 40, 20
 Kind = type[MNIST] | type[FashionMNIST] | type[KMNIST]
-NUMBERS: dict[str, Any] = {"batch_size": 64, "val_fraction": 0.1, "split_seed": 0, "class_weights": "none"}
+NUMBERS: dict[str, Any] = {
+    "batch_size": 64, "val_fraction": 0.1, "split_seed": 0, "class_weights": "none", "normalization": "standard",
+}  # fmt: skip
 FOLDERS: dict[Any, str] = {MNIST: "MNIST", FashionMNIST: "FashionMNIST", KMNIST: "KMNIST"}
 KINDS: list[Kind] = list(FOLDERS)
 

@@ -23,7 +23,9 @@ from gradlab.data.datasets.svhn import SVHN
 from gradlab.data.download import Download
 from gradlab.errors import ConfigError, DataError, FieldError
 
-NUMBERS: dict[str, Any] = {"batch_size": 64, "val_fraction": 0.1, "split_seed": 0, "class_weights": "none"}
+NUMBERS: dict[str, Any] = {
+    "batch_size": 64, "val_fraction": 0.1, "split_seed": 0, "class_weights": "none", "normalization": "standard",
+}  # fmt: skip
 EACH = 20
 
 

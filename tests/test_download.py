@@ -323,7 +323,14 @@ def test_a_dataset_is_fetched_once_and_read(
     monkeypatch.setattr(KMNIST, "test_examples", 20)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     chosen = KMNIST(
-        "kmnist", batch_size=8, val_fraction=0.1, split_seed=0, class_weights="none", root=str(tmp_path), download=True
+        "kmnist",
+        batch_size=8,
+        val_fraction=0.1,
+        split_seed=0,
+        class_weights="none",
+        normalization="standard",
+        root=str(tmp_path),
+        download=True,
     )
     assert chosen.spec().train_examples == 36  # nothing is fetched to know that
     assert server.asked == []

@@ -94,14 +94,14 @@ def test_every_image_is_classified_apart(name: str) -> None:
     ("model", "spec", "parameters", "products"),
     [
         # 784·10 weights and 10 biases
-        (Logistic("logistic"), MNIST, 7_850, 7_840),
-        (Logistic("logistic"), images_of(3, 32, 32), 30_730, 30_720),
-        (Logistic("logistic"), images_of(1, 28, 20, classes=2), 1_122, 1_120),
+        (Logistic("logistic", "softmax"), MNIST, 7_850, 7_840),
+        (Logistic("logistic", "softmax"), images_of(3, 32, 32), 30_730, 30_720),
+        (Logistic("logistic", "softmax"), images_of(1, 28, 20, classes=2), 1_122, 1_120),
         # 784·128 + 128, 128·128 + 128, 128·10 + 10
-        (MLP("mlp", [128, 128], "relu"), MNIST, 118_282, 118_016),
+        (MLP("mlp", [128, 128], "relu", 0.0, "softmax"), MNIST, 118_282, 118_016),
         # 64·32 + 32, 32·16 + 16, 16·10 + 10
-        (MLP("mlp", [32, 16], "tanh"), images_of(1, 8, 8), 2_778, 2_720),
-        (MLP("mlp", [], "relu"), images_of(1, 8, 8), 650, 640),
+        (MLP("mlp", [32, 16], "tanh", 0.0, "softmax"), images_of(1, 8, 8), 2_778, 2_720),
+        (MLP("mlp", [], "relu", 0.0, "softmax"), images_of(1, 8, 8), 650, 640),
         # 156 + 2,416 + 48,120 + 10,164 + 850; products: 150·28² + 2,400·10² + 400·120 + 120·84 + 84·10
         (LeNet("lenet", "relu"), MNIST, 61_706, 416_520),
         # 456 + 2,416 + 576·120 + 120 + 10,164 + 850; products: 450·32² + 2,400·12² + 576·120 + 10,080 + 840
@@ -118,7 +118,7 @@ def test_size_is_the_one_computed_by_hand(model: Any, spec: DataSpec, parameters
 
 
 def test_frozen_parameters_do_not_count() -> None:
-    network = Logistic("logistic").build(MNIST)
+    network = Logistic("logistic", "softmax").build(MNIST)
     next(network.parameters()).requires_grad_(False)
     assert parameter_count(network) == 10
 
@@ -177,16 +177,22 @@ def test_lenet_fits_every_side() -> None:
 def test_an_activation_is_the_function_of_its_name(name: str) -> None:
     values = torch.linspace(-3, 3, 13)
     assert torch.equal(activation(name)(values), getattr(torch, name)(values))
-    for network, times in [(MLP("mlp", [4, 4], name).build(MNIST), 2), (LeNet("lenet", name).build(MNIST), 4)]:
+    for network, times in [
+        (MLP("mlp", [4, 4], name, 0.0, "softmax").build(MNIST), 2),
+        (LeNet("lenet", name).build(MNIST), 4),
+    ]:
         assert [type(layer) for layer in network.children()].count(type(activation(name))) == times
 
 
 @pytest.mark.parametrize(
     ("make", "field"),
     [
-        (lambda: MLP("mlp", [0], "relu"), "hidden"),
-        (lambda: MLP("mlp", [8, -1], "relu"), "hidden"),
-        (lambda: MLP("mlp", [8], "rely"), "activation"),
+        (lambda: MLP("mlp", [0], "relu", 0.0, "softmax"), "hidden"),
+        (lambda: MLP("mlp", [8, -1], "relu", 0.0, "softmax"), "hidden"),
+        (lambda: MLP("mlp", [8], "rely", 0.0, "softmax"), "activation"),
+        (lambda: MLP("mlp", [8], "relu", 1.0, "softmax"), "dropout"),
+        (lambda: MLP("mlp", [8], "relu", 0.0, "linear"), "output"),
+        (lambda: Logistic("logistic", "hardmax"), "output"),
         (lambda: LeNet("lenet", "gelu"), "activation"),
     ],
 )
@@ -229,8 +235,8 @@ def gradient_errors(model: nn.Module, spec: DataSpec) -> dict[str, float]:
 
 
 SMALL = [
-    (Logistic("logistic"), images_of(2, 5, 4, classes=3)),
-    (MLP("mlp", [7, 6], "tanh"), images_of(2, 5, 4, classes=3)),
+    (Logistic("logistic", "softmax"), images_of(2, 5, 4, classes=3)),
+    (MLP("mlp", [7, 6], "tanh", 0.0, "softmax"), images_of(2, 5, 4, classes=3)),
     (LeNet("lenet", "tanh"), images_of(1, 12, 13, classes=3)),
 ]
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from gradlab.analysis.boundary import _probabilities, decision_boundary
+from gradlab.analysis.boundary import decision_boundary, probabilities
 from gradlab.config import build_config
 from gradlab.data.datasets.points import Circles, Moons
-from gradlab.data.device import Normalization
+from gradlab.data.device import Normalization, Preparation
 from gradlab.errors import ConfigError, FieldError
 from processes import train
 
 NUMBERS: dict[str, Any] = {
-    "batch_size": 32, "val_fraction": 0.1, "split_seed": 0, "class_weights": "none",
+    "batch_size": 32, "val_fraction": 0.1, "split_seed": 0, "class_weights": "none", "normalization": "standard",
     "examples": 200, "noise": 0.1, "points_seed": 0, "test_fraction": 0.2,
 }  # fmt: skip
 
@@ -135,15 +135,17 @@ class OneLine:
 def test_the_probabilities_in_the_picture_are_the_networks() -> None:
     splits, classifier = moons().load(), OneLine()
     points = np.array([[0.3, 1.0], [-1.0, 0.5], [2.0, -0.5]])
-    found = _probabilities(classifier.model, splits, points)
     normalization = Normalization.of(splits.train)
+    preparation = Preparation(normalization, torch.device("cpu"), torch.float32)
+    found = probabilities(classifier.model, preparation, points)
     x = (points[:, 0] - normalization.mean[0].item()) / normalization.std[0].item()
     np.testing.assert_allclose(found[:, 1], 1 / (1 + np.exp(-10 * x)), rtol=1e-5)
 
 
 def test_the_picture_marks_exactly_the_wrong_test_points() -> None:
     splits, classifier = moons().load(), OneLine()
-    figure = decision_boundary(classifier.model, splits, ("upper moon", "lower moon"))
+    normalization = Normalization.of(splits.train)
+    figure = decision_boundary(classifier.model, splits, ("upper moon", "lower moon"), normalization)
     axes = figure.axes[0]
     middle = splits.train.images[:, 0].astype(np.float64).mean()
     wrong = (splits.test.images[:, 0, 0, 0] > middle) != (splits.test.labels == 1)
@@ -159,4 +161,6 @@ def test_a_network_that_says_one_class_everywhere_can_be_drawn() -> None:
     classifier = OneLine()
     with torch.no_grad():
         next(classifier.model.parameters()).zero_()
-    decision_boundary(classifier.model, circles().load(), circles().classes()).canvas.draw()
+    splits = circles().load()
+    as_they_are = Normalization.none(splits.train)
+    decision_boundary(classifier.model, splits, circles().classes(), as_they_are).canvas.draw()

@@ -63,6 +63,22 @@ def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     command.add_argument("--json", action="store_true", help="one JSON object instead of lines")
 
 
+def _add_gradcheck(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("gradcheck", help="backpropagation against numerical gradients, layer by layer")
+    command.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for train.py: model=lenet data=mnist")
+    command.add_argument(
+        "--images", type=_count, default=8, help="training images that the loss is taken over (default: %(default)s)"
+    )
+    command.add_argument(
+        "--entries",
+        type=_count,
+        default=10,
+        help="entries of each parameter, beside a direction (default: %(default)s)",
+    )
+    command.add_argument("--format", choices=("table", "csv"), default="table", help="(default: %(default)s)")
+    command.add_argument("--plant", metavar="PARAMETER", help="double its gradient, to see that this is found")
+
+
 def _compare(parsed: argparse.Namespace) -> int:
     from gradlab.analysis.compare import compare
 
@@ -140,6 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     _add_compare(commands)
     _add_doctor(commands)
+    _add_gradcheck(commands)
 
     parsed = parser.parse_args(arguments)
     try:
@@ -157,6 +174,12 @@ def main(arguments: list[str] | None = None) -> int:
             return find_lr(parsed.overrides, parsed.into)
         if parsed.command == "compare":
             return _compare(parsed)
+        if parsed.command == "gradcheck":
+            from gradlab.gradcheck import gradcheck
+
+            return gradcheck(
+                parsed.overrides, images=parsed.images, entries=parsed.entries, plant=parsed.plant, form=parsed.format
+            )
         if parsed.command in ("evaluate", "predict"):
             return _use_trained(parsed)
         if parsed.command == "doctor":

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gradlab.config import AXES, LISTED, Origin, build_config, override_key, refuse_repeated
+from gradlab.config import AXES, LISTED, Config, Origin, build_config, override_key, refuse_repeated
 from gradlab.disk import full
 from gradlab.errors import ConfigError, GradlabError, did_you_mean
 from gradlab.hydra_guard import only_configuration
@@ -135,6 +135,22 @@ def _status_of(interrupt: KeyboardInterrupt) -> int:
 def _say_wrong(message: str) -> int:
     print(f"gradlab: wrong configuration. {message}", file=sys.stderr)
     return WRONG_CONFIGURATION
+
+
+def compose(overrides: list[str]) -> Config:
+    """The configuration that ``python train.py`` would make of ``overrides``.
+
+    Raises:
+        ConfigError: it is wrong; the message is the one that ``train.py`` gives.
+    """
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = hydra.compose("config", overrides, return_hydra_config=True)
+        choices = {axis: str(choice) for axis, choice in composed.hydra.runtime.choices.items() if axis in AXES}
+        ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+        raise ConfigError(explain(error)) from error
+    return build_config(ours, Origin(overrides, choices))
 
 
 def explain(error: Exception) -> str:

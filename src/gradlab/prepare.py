@@ -152,6 +152,7 @@ def image_data(configs: Sequence[Config], splits: "Splits") -> "ImageData":
         round_steps=config.trainer.steps("validate_every", config.horizon),
         dtype=_dtype(config),
         augmentations=config.augment,
+        normalization=config.data.normalization,
         stop_every=config.trainer.probe_steps(config.horizon),
     )
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gradlab.checkpoints import Checkpointer
     from gradlab.classifier import Classifier
     from gradlab.data.datasets.base import Splits
+    from gradlab.data.module import ImageData
     from gradlab.finder.before import Chosen
     from gradlab.learner import Learner
     from gradlab.models.trace import Call
@@ -124,6 +125,7 @@ def run_together(configs: Sequence[Config], command: list[str], places: Sequence
             for run in runs:
                 run.know(device=device, threads=prepared.threads, data_sha256=splits.fingerprint)
                 run.know(multiply_adds=prepared.calls[0].multiply_adds, population=len(runs))
+                run.known["class_counts"] = balance.counts()
                 run.journal.write("tags", tags={"gradlab.class_imbalance": f"{balance.ratio:.3g}"})
                 run.folder.layers.parent.mkdir()
                 run.folder.layers.write_text(layer_table(prepared.calls))
@@ -163,7 +165,7 @@ def run_together(configs: Sequence[Config], command: list[str], places: Sequence
                 if run.folder.layer_states.exists():
                     run.journal.artifact(run.folder.layer_states, "model")
                 if run.config.plots:
-                    _draw(run, splits, learner, prepared.calls, data.augmenter("cpu"))
+                    _draw(run, splits, learner, prepared.calls, data)
                 if checkpointer.best:
                     run.journal.artifact(run.folder.checkpoints / "best", "checkpoints/best")
                 run.close(learner)
@@ -223,13 +225,13 @@ def _outcome(run: RunRecord, interruption: Interruption) -> Outcome:
     return Outcome(status, run.folder.path, run.result["metrics"], signum, run.result.get("reason"))
 
 
-def _draw(run: RunRecord, splits: "Splits", learner: "Learner", calls: "list[Call]", augmenter: Any) -> None:
+def _draw(run: RunRecord, splits: "Splits", learner: "Learner", calls: "list[Call]", data: "ImageData") -> None:
     """The figures of a run."""
     from gradlab.analysis.figures import draw_run
     from gradlab.analysis.network_diagram import draw_network
 
     config, folder = run.config, run.folder
-    draw_run(folder, config.spec, splits, learner)
+    draw_run(folder, config.spec, splits, learner, data.normalization)
     about = f"{getattr(config.model, 'arch', config.model.name)} on {config.data.name}"
     one = splits.test.at(np.zeros(1, np.int64))[0]
     draw_network(folder.plots / "network.png", calls, one, about, config.loss.name.replace("_", " "))
@@ -241,7 +243,7 @@ def _draw(run: RunRecord, splits: "Splits", learner: "Learner", calls: "list[Cal
     if config.augment:
         from gradlab.analysis.augmented import draw_augmented
 
-        draw_augmented(folder, config.spec, splits.train, augmenter)
+        draw_augmented(folder, config.spec, splits.train, data.augmenter("cpu"))
     run.journal.artifact(folder.plots, "plots")
 
 

@@ -16,6 +16,7 @@ from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import metric_rows
 
 if TYPE_CHECKING:
+    from gradlab.data.device import Normalization
     from gradlab.learner import Learner
     from gradlab.ledger import Divergence
 
@@ -23,7 +24,9 @@ TRAIN, VAL, RED = "#8ab4d8", "#1f4e79", "#c0392b"
 Series = tuple[list[int], list[float]]
 
 
-def draw_run(folder: RunFolder, spec: DataSpec, splits: Splits, learner: "Learner") -> None:
+def draw_run(
+    folder: RunFolder, spec: DataSpec, splits: Splits, learner: "Learner", normalization: "Normalization"
+) -> None:
     """Draw every figure of a run; those of the test set only where it was read."""
     folder.plots.mkdir(exist_ok=True)
     curves(folder.journal, learner.ledger.divergence).savefig(folder.plots / "curves.png", dpi=110)
@@ -35,9 +38,8 @@ def draw_run(folder: RunFolder, spec: DataSpec, splits: Splits, learner: "Learne
         confusion = confusion_matrix(labels, probabilities.argmax(1), spec.classes, kind)
         confusion.savefig(folder.plots / "confusion.png", dpi=110)
         if spec.planar:
-            decision_boundary(learner.model, splits, spec.classes).savefig(
-                folder.plots / "decision_boundary.png", dpi=110
-            )
+            boundary = decision_boundary(learner.model, splits, spec.classes, normalization)
+            boundary.savefig(folder.plots / "decision_boundary.png", dpi=110)
         else:
             mistakes(splits.test, labels, probabilities, spec.classes).savefig(folder.plots / "mistakes.png", dpi=110)
 

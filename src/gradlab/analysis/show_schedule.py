@@ -2,17 +2,13 @@
 
 from pathlib import Path
 
-import hydra
-from hydra.errors import HydraException
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from gradlab.config import AXES, Config, Origin, build_config
-from gradlab.entry import CONFIGS, explain
+from gradlab.config import Config
+from gradlab.entry import compose
 from gradlab.errors import ConfigError, GradlabError
 from gradlab.schedules.plateau import Plateau
 
@@ -49,22 +45,6 @@ def show_schedule(overrides: list[str], into: Path | None) -> int:
     console.print(table(config))
     console.print(f"drawn in {into}", highlight=False, soft_wrap=True)
     return 0
-
-
-def compose(overrides: list[str]) -> Config:
-    """The configuration that ``python train.py`` would make of ``overrides``.
-
-    Raises:
-        ConfigError: it is wrong; the message is the one that ``train.py`` gives.
-    """
-    try:
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = hydra.compose("config", overrides, return_hydra_config=True)
-        choices = {axis: str(choice) for axis, choice in composed.hydra.runtime.choices.items() if axis in AXES}
-        ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
-        raise ConfigError(explain(error)) from error
-    return build_config(ours, Origin(overrides, choices))
 
 
 def table(config: Config) -> Table:

@@ -67,10 +67,25 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Normalization:
-    """Mean and standard deviation of each channel, float64 [channels]: of images on the uint8 scale of 0 to 255."""
+    """What is subtracted from each channel and what it is then divided by, float64 [channels], on the images' own scale.
+
+    For bytes that is the scale of 0 to 255. By default they are the channel's mean and standard deviation.
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
+
+    @classmethod
+    def chosen(cls, how: str, examples: Examples) -> "Normalization":
+        """The one that ``data.normalization`` names: ``standard`` or ``none``; ``examples`` are the training images."""
+        return cls.of(examples) if how == "standard" else cls.none(examples)
+
+    @classmethod
+    def none(cls, examples: Examples) -> "Normalization":
+        """Bytes come out from 0 to 1, as torchvision's ToTensor makes them; floats as they are."""
+        floats = not isinstance(examples, StreamedExamples) and examples.images.dtype != np.uint8
+        ones = torch.ones(examples.image_shape[0], dtype=torch.float64)
+        return cls(0 * ones, ones if floats else 255 * ones)
 
     @classmethod
     def of(cls, examples: Examples) -> "Normalization":
@@ -152,7 +167,7 @@ class Preparation:
         return Batch(self.normalize(images), labels)
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """Stored images [batch, channels, height, width] to floats of mean 0 and standard deviation 1 over the training set."""
+        """Stored images [batch, channels, height, width] to floats: (image − mean) / std of each channel."""
         return torch.sub(images, self._mean).mul_(self._scale)
 
 

@@ -34,6 +34,7 @@ class ImageData(pl.LightningDataModule):
         round_steps: steps between validations.
         dtype: of the float images.
         augmentations: of the training images, in the order in which they are applied.
+        normalization: ``standard`` or ``none``, see ``Batched``.
         stop_every: see ``TrainingChunks``.
     """
 
@@ -47,6 +48,7 @@ class ImageData(pl.LightningDataModule):
         round_steps: int,
         dtype: torch.dtype = torch.float32,
         augmentations: Sequence[Augmentation] = (),
+        normalization: str = "standard",
         stop_every: int | None = None,
     ) -> None:
         super().__init__()
@@ -58,7 +60,7 @@ class ImageData(pl.LightningDataModule):
         self.stop_every = stop_every
         self.dtype = dtype
         self.augmentations = augmentations
-        self.normalization = Normalization.of(splits.train)
+        self.normalization = Normalization.chosen(normalization, splits.train)
         self._sources: dict[str, Source] = {}
 
     def setup(self, stage: str) -> None:

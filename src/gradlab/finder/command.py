@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gradlab.analysis.show_schedule import compose
+from gradlab.entry import compose
 from gradlab.errors import ConfigError, GradlabError
 from gradlab.interruption import Interruption
 

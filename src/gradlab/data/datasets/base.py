@@ -152,6 +152,9 @@ class Dataset(Protocol):
     @property
     def class_weights(self) -> str: ...
 
+    @property
+    def normalization(self) -> str: ...
+
     def fetch(self) -> None:
         """Download what is missing, where the configuration asks for it."""
 
@@ -173,6 +176,8 @@ class Batched:
     val_fraction: share of the training images held out for validation, in (0, 1); stratified by class.
     split_seed: seed of that split, ≥ 0. Apart from the run's seed, so that all runs of a sweep share the split.
     class_weights: of the training loss; ``none``, or ``balanced`` to make every class count the same in all.
+    normalization: of what the network sees; ``standard``: each channel has mean 0 and standard deviation 1 over the training
+        images; or ``none``: pixels from 0 to 1, points in a plane as they are.
     """
 
     name: str
@@ -180,6 +185,7 @@ class Batched:
     val_fraction: float
     split_seed: int
     class_weights: str
+    normalization: str
 
     def __post_init__(self) -> None:
         if isinstance(self.batch_size, str):
@@ -190,6 +196,7 @@ class Batched:
         check_number(self, "val_fraction", above=0, below=1)
         check_number(self, "split_seed", at_least=0)
         check_option(self, "class_weights", ["none", "balanced"])
+        check_option(self, "normalization", ["standard", "none"])
 
     def fetch(self) -> None:
         """Nothing to fetch."""

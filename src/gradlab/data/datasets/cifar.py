@@ -129,7 +129,7 @@ class CIFAR10(CIFAR):
     from torchvision's ``cifar-10-batches-py`` or ``cifar-10-python.tar.gz``: the same images in the same order. Those
     are pickles, whose checksums are compared before a reader that knows nothing but arrays of numbers opens them.
 
-    batch_size, val_fraction, split_seed, class_weights: see Batched.
+    batch_size, val_fraction, split_seed, class_weights, normalization: see Batched.
     root: the folder that holds one of those; a relative one is taken from the working directory.
     download: fetch ``cifar-10-binary.tar.gz`` to there if none is there, 170 MB.
     """
@@ -206,7 +206,7 @@ class CIFAR100(CIFAR):
     torchvision's ``cifar-100-python`` or ``cifar-100-python.tar.gz``: the same images in the same order. Those are
     pickles, whose checksums are compared before a reader that knows nothing but arrays of numbers opens them.
 
-    batch_size, val_fraction, split_seed, class_weights: see Batched.
+    batch_size, val_fraction, split_seed, class_weights, normalization: see Batched.
     root: the folder that holds one of those; a relative one is taken from the working directory.
     download: fetch ``cifar-100-binary.tar.gz`` to there if none is there, 169 MB.
     labels: ``fine`` for the 100 kinds, ``coarse`` for the 20 groups.

@@ -22,7 +22,7 @@ class Digits(Batched):
 
     The set comes in one piece; the test images are split off first, by split_seed, then the validation images.
 
-    batch_size, val_fraction, split_seed, class_weights: see Batched.
+    batch_size, val_fraction, split_seed, class_weights, normalization: see Batched.
     test_fraction: share of all images held out for the test, in (0, 1).
     """
 

@@ -46,7 +46,7 @@ class EMNIST(Published):
     unpacked files nobody publishes any, so they are read only where there is no archive, and then held against what
     sizes, headers and labels must be.
 
-    batch_size, val_fraction, split_seed, class_weights: see Batched.
+    batch_size, val_fraction, split_seed, class_weights, normalization: see Batched.
     root: the folder that holds ``EMNIST/raw``; a relative one is taken from the working directory.
     download: fetch the one archive of all splits from there if its files are missing, 562 MB.
     split: ``balanced`` (47 classes of 2,800), ``byclass`` (62, as often as they are written), ``bymerge`` (47: letters

@@ -31,7 +31,7 @@ class ImageFolder(Batched):
     over and counted. What the folders hold no test or validation images of is split off the training images, first the
     test. Pictures of any kind are taken (``gradlab.data.pictures.decode`` says how), decoded once, and kept in a cache.
 
-    batch_size, val_fraction, split_seed, class_weights: see Batched.
+    batch_size, val_fraction, split_seed, class_weights, normalization: see Batched.
     root: the folder, or a .tar, .tar.gz, .tar.xz or .zip of it.
     image_size: side in pixels that every picture is given; or null where all have one size, which need not be square.
     fit: how: ``resize`` both sides to it (whatever the picture's shape), or ``crop``: the shorter side, then the middle.

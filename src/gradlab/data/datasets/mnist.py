@@ -59,7 +59,7 @@ class FourFiles(Published):
 class MNIST(FourFiles):
     """Handwritten digits, 60,000 to train and 10,000 to test, grey 28×28 (LeCun et al., 1998).
 
-    batch_size, val_fraction, split_seed, class_weights: see Batched.
+    batch_size, val_fraction, split_seed, class_weights, normalization: see Batched.
     root: the folder that holds ``MNIST/raw``; a relative one is taken from the working directory.
     download: fetch what is missing from there, 12 MB in four packed files.
     """
@@ -94,7 +94,7 @@ class FashionMNIST(FourFiles):
     The packed files are verified by their checksums; for unpacked ones nobody publishes any, so they are read only where
     there is no packed one, and then held against what sizes, headers and labels must be.
 
-    batch_size, val_fraction, split_seed, class_weights: see Batched.
+    batch_size, val_fraction, split_seed, class_weights, normalization: see Batched.
     root: the folder that holds ``FashionMNIST/raw``; a relative one is taken from the working directory.
     download: fetch what is missing from there, 31 MB in four packed files.
     """
@@ -137,7 +137,7 @@ class KMNIST(FourFiles):
     The packed files are verified by their checksums; for unpacked ones nobody publishes any, so they are read only where
     there is no packed one, and then held against what sizes, headers and labels must be.
 
-    batch_size, val_fraction, split_seed, class_weights: see Batched.
+    batch_size, val_fraction, split_seed, class_weights, normalization: see Batched.
     root: the folder that holds ``KMNIST/raw``; a relative one is taken from the working directory.
     download: fetch what is missing from there, 21 MB in four packed files.
     """

@@ -79,7 +79,7 @@ class Points(Batched, ABC):
 class Moons(Points):
     """Two half circles that reach into each other (scikit-learn's ``make_moons``).
 
-    batch_size, val_fraction, split_seed, class_weights: see Batched.
+    batch_size, val_fraction, split_seed, class_weights, normalization: see Batched.
     examples: points in all, ≥ 8.
     noise: standard deviation of the noise around the curves, whose radius is 1; ≥ 0.
     points_seed: seed of the points, from 0 to 2³² - 1; scikit-learn's ``random_state``.
@@ -104,7 +104,7 @@ class Moons(Points):
 class Circles(Points):
     """A circle in a circle (scikit-learn's ``make_circles``).
 
-    batch_size, val_fraction, split_seed, class_weights: see Batched.
+    batch_size, val_fraction, split_seed, class_weights, normalization: see Batched.
     examples: points in all, ≥ 8.
     noise: standard deviation of the noise around the circles, the outer one of radius 1; ≥ 0.
     points_seed: seed of the points, from 0 to 2³² - 1; scikit-learn's ``random_state``.

@@ -23,7 +23,7 @@ class Published(Batched, ABC):
 
     A subclass says what the files are and reads them; the rest is here.
 
-    batch_size, val_fraction, split_seed, class_weights: see Batched.
+    batch_size, val_fraction, split_seed, class_weights, normalization: see Batched.
     root: the folder of all datasets, in torchvision's layout; a relative one is taken from the working directory.
     download: fetch what is missing, over https.
     """

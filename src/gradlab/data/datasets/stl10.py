@@ -30,7 +30,7 @@ class STL10(Published):
     from ``stl10_binary`` unpacked is quicker by far. Images are stored column by column, and labels begin at 1; here they
     are as everywhere.
 
-    batch_size, val_fraction, split_seed, class_weights: see Batched.
+    batch_size, val_fraction, split_seed, class_weights, normalization: see Batched.
     root: the folder that holds ``stl10_binary`` or ``stl10_binary.tar.gz``; a relative one is taken from the working
         directory.
     download: fetch the archive to there if neither is there, 2,640 MB.

@@ -23,7 +23,7 @@ class SVHN(Published):
     http://ufldl.stanford.edu/housenumbers. The classes are imbalanced: three times as many ones as nines. In its files
     (MATLAB's, version 5) the digit 0 has the label 10; here it has 0. The ``extra`` images are not used.
 
-    batch_size, val_fraction, split_seed, class_weights: see Batched.
+    batch_size, val_fraction, split_seed, class_weights, normalization: see Batched.
     root: the folder that holds ``train_32x32.mat`` and ``test_32x32.mat``; a relative one is taken from the working
         directory.
     download: fetch what is missing from there, 246 MB in two files.

@@ -1,0 +1,159 @@
+"""``python -m gradlab.experiments``: run experiments again, and say whether what is recorded of them still holds."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+
+from gradlab.config import override_key
+from gradlab.errors import ConfigError, FieldError, GradlabError, did_you_mean
+from gradlab.experiments.catalogue import EXPERIMENTS
+from gradlab.experiments.experiment import Experiment, Form, Outcome, Ran
+from gradlab.experiments.reading import rows_of
+from gradlab.experiments.record import compared, folder_of, recorded, write, write_readme
+from gradlab.experiments.running import REPOSITORY, commands_of, run_sweeps
+from gradlab.tracking.folder import SweepFolder
+
+RECORDS = REPOSITORY / "experiments"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what the command line names; returns 0 where every recorded answer holds, 1 where one has changed, 2 if wrongly called."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gradlab.experiments",
+        description="Run experiments again, and say whether what is recorded of them still holds.",
+        epilog="Experiments: " + ", ".join(EXPERIMENTS) + ".",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which; default: all")
+    parser.add_argument("--list", action="store_true", help="name them with their questions, and stop")
+    parser.add_argument(
+        "--data",
+        help="pictures: a folder or an archive, one folder for each class; or the name of embedded data, as digits",
+    )
+    parser.add_argument("--quick", action="store_true", help="seconds: shows that all of it runs; answers nothing")
+    parser.add_argument("--seeds", metavar="FIRST", type=int, help="other seeds than those recorded, from this one on")
+    parser.add_argument("--resume", action="store_true", help="take runs that an earlier call has made")
+    parser.add_argument("--record", action="store_true", help="make what comes out the record, in experiments/")
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        default=Path("outputs/experiments"),
+        help="for runs and results (default: %(default)s)",
+    )
+    parser.add_argument("--with", dest="more", nargs="+", default=[], metavar="OVERRIDE", help="for every command, as hydra.launcher.workers=1")  # fmt: skip
+    parsed = parser.parse_args(arguments)
+    try:
+        chosen = [_named(name) for name in parsed.names] or list(EXPERIMENTS.values())
+        if parsed.list:
+            for experiment in chosen:
+                data = ", ".join(form.name for form in experiment.forms)
+                print(f"{experiment.name:<16} {experiment.question}  [{data}]")
+            return 0
+        if parsed.record and (parsed.quick or parsed.seeds is not None):
+            raise ConfigError("--record keeps the experiment as it is: without --quick and --seeds.")
+        held = [_run(experiment, parsed) for experiment in chosen]
+    except (ConfigError, FieldError) as error:
+        print(f"gradlab.experiments: {error}", file=sys.stderr)
+        return 2
+    except GradlabError as error:
+        print(f"gradlab.experiments: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0 if all(held) else 1
+
+
+def _named(name: str) -> Experiment:
+    if name not in EXPERIMENTS:
+        raise ConfigError(
+            f"there is no experiment '{name}'.{did_you_mean(name, list(EXPERIMENTS))} There are {', '.join(EXPERIMENTS)}."
+        )
+    return EXPERIMENTS[name]
+
+
+def _form(experiment: Experiment, data: str | None, quick: bool) -> tuple[Form, str | None]:
+    """The form that is asked for, and the pictures it takes."""
+    first = experiment.forms[0]
+    if data is None:
+        form = experiment.embedded if quick or first.wants_pictures else first
+        if form is not first and not quick:
+            print(f"{experiment.name}: without --data and pictures, this is its form on {form.name}.")
+        return form, None
+    named = experiment.form(data)
+    if named is not None and not named.wants_pictures:
+        return named, None
+    if not Path(data).expanduser().exists():
+        names = [form.name for form in experiment.forms if not form.wants_pictures]
+        raise ConfigError(
+            f"--data {data}: there is no such folder or archive; {experiment.name} has {', '.join(names)}."
+        )
+    pictures = next((form for form in experiment.forms if form.wants_pictures), None)
+    if pictures is None:
+        raise ConfigError(f"{experiment.name} takes no pictures: leave --data out.")
+    return pictures, data
+
+
+def _run(experiment: Experiment, parsed: argparse.Namespace) -> bool:
+    """One experiment from its commands to its verdict; whether what is recorded holds."""
+    print(f"\n=== {experiment.question}")
+    form, pictures = _form(experiment, parsed.data, parsed.quick)
+    runs_in = parsed.output_dir / f"{experiment.name}-{form.name}{'-quick' if parsed.quick else ''}"
+    commands = commands_of(form, pictures, parsed.quick, () if experiment.own_run else parsed.more)
+    if parsed.seeds is not None and experiment.own_run is None:
+        commands = [_from_seed(command, parsed.seeds) for command in commands]
+    outcome: Outcome
+    if experiment.own_run is not None:
+        outcome, settings = experiment.own_run(commands), ""
+        told = [["gradlab", *command] for command in commands]
+    else:
+        assert experiment.examine is not None
+        ran = run_sweeps(form, commands, runs_in, parsed.resume)
+        outcome = experiment.examine(ran)
+        outcome = Outcome(**{**vars(outcome), "rows": rows_of(ran.sources)})
+        settings = _settings(ran)
+        recordable = [word for word in parsed.more if not word.startswith(("hydra.launcher.", "tracking"))]
+        told = [["python", "train.py", "-m", *c] for c in commands_of(form, pictures, parsed.quick, recordable)]
+    print()
+    for finding in outcome.findings:
+        print(finding.said)
+    results = folder_of(RECORDS, experiment, form) if parsed.record else runs_in / "results"
+    write(results, experiment, form, outcome, told, settings)
+    print(f"\ntable, figure and runs: {results}")
+    if parsed.quick:
+        return True
+    if parsed.record:
+        write_readme(RECORDS, experiment)
+        return True
+    before = recorded(folder_of(RECORDS, experiment, form))
+    if before is None:
+        print("nothing is recorded of this experiment on these data, so there is nothing to compare with")
+        return True
+    holds, lines = compared(before, outcome.findings)
+    print("\n".join(lines))
+    print("the recorded verdict still holds" if holds else "the recorded verdict does NOT hold in these runs")
+    return holds
+
+
+def _from_seed(command: list[str], first: int) -> list[str]:
+    """The command with as many seeds from ``first`` on as it had. Of one whose configuration has the seeds: five."""
+    given = next((word for word in command if override_key(word) == "seed"), "seed=range(5)")
+    value = given.partition("=")[2].removeprefix("range(").rstrip(")")
+    count = int(value.split(",")[-1]) if "range" in given else len(value.split(","))
+    return [*(word for word in command if word != given), f"seed=range({first},{first + count})"]
+
+
+def _settings(ran: Ran) -> str:
+    """What all runs of each command share, as their sweep recorded it, without where it was recorded."""
+    parts = []
+    for source in ran.sources:
+        sweep = next(run.sweep for run in source.runs if run.sweep)
+        shared = yaml.safe_load(SweepFolder(sweep).config.read_text())
+        parts.append(
+            yaml.safe_dump({k: v for k, v in shared.items() if k not in ("output_dir", "tracking")}, sort_keys=False)
+        )
+    return "---\n".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Ladder 2: two layers or four, on the same pictures."""
+
+from gradlab.analysis.grouping import Setting
+from gradlab.experiments.drawing import bars, curve, figure
+from gradlab.experiments.experiment import PICTURES, Experiment, Finding, Form, Outcome, Ran
+from gradlab.experiments.reading import TEST, TRAIN_ACCURACY, TRAIN_LOSS, against, difference, of, table, written
+
+BASE = "experiment=ladder/depth"
+
+
+def examine(ran: Ran) -> Outcome:
+    settings = sorted(ran.grouped().settings, key=lambda setting: len(_hidden(setting)))
+    shallow, deep = settings[0], settings[-1]
+    findings = []
+    for key, metric, what in (("training", TRAIN_ACCURACY, "training"), ("test", TEST, "test")):
+        said, found = against(deep, shallow, metric)
+        beside = f"{written(of(deep, metric), metric)} beside {written(of(shallow, metric), metric)}"
+        if said == "not distinguishable":
+            text = f"On the {what} images the deeper network cannot be told from the shallower one: {beside} ({difference(found, metric)})."
+            findings.append(Finding(f"the deeper network on the {key} images", said, text, ("above", "below")))
+        else:
+            better = "better" if said == "above" else "worse"
+            text = f"On the {what} images the deeper network is {better}: {beside} ({difference(found, metric)})."
+            findings.append(Finding(f"the deeper network on the {key} images", better, text, ("not distinguishable",)))
+    headings, rows = table(settings, {"cost": TRAIN_LOSS, "training accuracy": TRAIN_ACCURACY, "test accuracy": TEST})
+    for row, setting in zip(rows, settings, strict=True):
+        row[0] = _name(setting)
+    drawn = figure(10, 3.8)
+    left, right = drawn.subplots(1, 2, width_ratios=[1.2, 1])
+    for index, setting in enumerate(settings):
+        curve(left, setting.runs, TRAIN_LOSS, _name(setting), index)
+    left.set_ylabel("cost (cross-entropy, nats)")
+    left.set_ylim(bottom=0)
+    left.legend(frameon=False)
+    bars(right, settings, [_name(setting) for setting in settings], {"training": TRAIN_ACCURACY, "test": TEST})
+    right.set_xlabel("accuracy (mean, 95 % interval)")
+    right.legend(frameon=False)
+    return Outcome(headings, rows, findings, drawn)
+
+
+def _hidden(setting: Setting) -> list[int]:
+    text = str(setting.runs[0].config["model.hidden"]).strip("[]")
+    return [int(part) for part in text.split(",") if part.strip()]
+
+
+def _name(setting: Setting) -> str:
+    hidden = _hidden(setting)
+    return f"{len(hidden) + 1} layers, hidden {'-'.join(map(str, hidden))}"
+
+
+EXPERIMENT = Experiment(
+    name="depth",
+    folder="ladder/2-depth",
+    question="2. Depth: are four layers better than two?",
+    text="""
+The pictures of the [first step](../1-learning-rate/README.md), now with hidden layers: 12288-7-1 and 12288-20-7-5-1, ReLU, one sigmoid,
+weights drawn from N(0, 1/n) (`init=lecun`), 2,500 steps of gradient descent over all pictures at once at 0.0075. In the course each network
+is trained once, with one seed. Here each is trained with several, and both are compared over the same seeds. Which two networks are
+compared was not chosen here, so the test images may judge them. There are only fifty of them: one picture is two points, and the
+intervals are about other seeds, not about other pictures.
+
+*Data.* As for the first step.
+""",
+    forms=(
+        Form("pictures", ((BASE, f"data.root={PICTURES}"),), ("trainer.max_steps=20", "seed=0,1")),
+        Form(
+            "digits",
+            ((BASE, "data=digits", "model.output=softmax", "optimizer.lr=0.1"),),
+            ("trainer.max_steps=50", "seed=0,1"),
+        ),
+    ),
+    examine=examine,
+)

@@ -1,0 +1,120 @@
+"""What an experiment is: a question, the commands that answer it, and how their runs are read."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gradlab.analysis.grouping import Grouped, group
+from gradlab.analysis.metric import DEFAULT, Metric
+from gradlab.analysis.records import Run
+from gradlab.analysis.sources import Source
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PICTURES = "<pictures>"
+"""Stands for the user's folder or archive of pictures in a form's commands."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """An experiment on some data.
+
+    name: of the data, as ``--data`` takes it: ``pictures``, ``digits``, ``moons`` or ``circles``.
+    commands: overrides, each for one ``python train.py``.
+    quick: overrides that make each a matter of seconds.
+    quick_commands: how many of the commands are run then; None for all.
+    """
+
+    name: str
+    commands: Sequence[Sequence[str]]
+    quick: Sequence[str]
+    quick_commands: int | None = None
+
+    @property
+    def wants_pictures(self) -> bool:
+        return any(PICTURES in word for command in self.commands for word in command)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer. ``said`` is the sentence, with its numbers.
+
+    key: what is answered, the same in every run of the experiment.
+    value: the answer itself, without numbers that differ from seed to seed.
+    also: other answers that these runs do not rule out.
+    """
+
+    key: str
+    value: str
+    said: str
+    also: tuple[str, ...] = ()
+
+    def agrees_with(self, other: "Finding") -> bool:
+        """Whether neither answer is ruled out by the other's runs."""
+        return self.value in (other.value, *other.also) and other.value in (self.value, *self.also)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """The runs of a form's commands, a source for each command, in their order."""
+
+    form: Form
+    sources: Sequence[Source]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All of them but points of a larger, resumed sweep that have not begun."""
+        return [run for command in range(len(self.sources)) for run in self.of(command)]
+
+    def of(self, command: int) -> list[Run]:
+        """The runs of one command."""
+        return [run for run in self.sources[command].runs if run.status != "waiting"]
+
+    def grouped(self, command: int | None = None, metric: str = DEFAULT) -> Grouped:
+        """The settings of one command's runs, or of all."""
+        return group(self.runs if command is None else self.of(command), Metric(metric))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment came to: a table, findings and a figure.
+
+    rows: of the results file; one to a run.
+    """
+
+    headings: Sequence[str]
+    table: Sequence[Sequence[str]]
+    findings: Sequence[Finding]
+    figure: "Figure"
+    rows: Sequence[dict[str, object]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A question.
+
+    name: as the command takes it.
+    folder: below ``experiments/``.
+    question: the headline.
+    text: what is done and why, in Markdown; holds no result.
+    forms: the first is the one of the question; the embedded one needs no file.
+    examine: from its runs to what they say.
+    own_run: where it runs other commands than ``train.py``: runs and reads them.
+    """
+
+    name: str
+    folder: str
+    question: str
+    text: str
+    forms: Sequence[Form]
+    examine: Callable[[Ran], Outcome] | None = None
+    own_run: Callable[[Sequence[Sequence[str]]], Outcome] | None = None
+
+    @property
+    def embedded(self) -> Form:
+        """The form that runs anywhere at once."""
+        return next(form for form in self.forms if not form.wants_pictures)
+
+    def form(self, name: str) -> Form | None:
+        return next((form for form in self.forms if form.name == name), None)

@@ -1,0 +1,125 @@
+"""An experiment's folder: README, figure, results, settings and findings; and whether new findings agree with it."""
+
+import csv
+import io
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from gradlab import environment
+from gradlab.experiments.drawing import DPI
+from gradlab.experiments.experiment import Experiment, Finding, Form, Outcome
+from gradlab.tracking.folder import write_atomically
+
+VERDICT, RESULTS, FIGURE, SETTINGS, README = "verdict.json", "results.csv", "figure.png", "settings.yaml", "README.md"
+
+
+def write(
+    folder: Path, experiment: Experiment, form: Form, outcome: Outcome, commands: Sequence[Sequence[str]], settings: str
+) -> None:
+    """Write what came out into ``folder``, that of the form."""
+    folder.mkdir(parents=True, exist_ok=True)
+    outcome.figure.savefig(folder / FIGURE, dpi=DPI)
+    text = io.StringIO()
+    columns = list(dict.fromkeys(column for row in outcome.rows for column in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(outcome.rows)
+    write_atomically(folder / RESULTS, text.getvalue())
+    if settings:
+        write_atomically(folder / SETTINGS, settings)
+    content = {
+        "experiment": experiment.name,
+        "data": form.name,
+        "commands": [shlex.join(command) for command in commands],
+        "findings": [asdict(finding) for finding in outcome.findings],
+        "table": [list(outcome.headings), *[list(row) for row in outcome.table]],
+        "versions": environment.versions(),
+        "processor": environment.processor(),
+    }
+    write_atomically(folder / VERDICT, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def recorded(folder: Path) -> list[Finding] | None:
+    """The findings that a folder holds; None where it holds none."""
+    try:
+        found = json.loads((folder / VERDICT).read_text())["findings"]
+    except FileNotFoundError:
+        return None
+    return [Finding(**{**entry, "also": tuple(entry["also"])}) for entry in found]
+
+
+def compared(before: Sequence[Finding], now: Sequence[Finding]) -> tuple[bool, list[str]]:
+    """Whether every answer that both have agrees, and a line for each."""
+    lines, holds = [], True
+    earlier = {finding.key: finding for finding in before}
+    for finding in now:
+        known = earlier.get(finding.key)
+        if known is None:
+            lines.append(f"new        {finding.key}: {finding.value}")
+        elif finding.agrees_with(known):
+            same = "holds" if finding.value == known.value else "compatible"
+            lines.append(
+                f"{same:<10} {finding.key}: {finding.value}" + ("" if same == "holds" else f" (was {known.value})")
+            )
+        else:
+            holds = False
+            lines.append(f"CHANGED    {finding.key}: {finding.value} (was {known.value})")
+    return holds, lines
+
+
+def folder_of(root: Path, experiment: Experiment, form: Form) -> Path:
+    """Where the results of a form are: in the experiment's folder those of its first one, those of others below."""
+    home = root / experiment.folder
+    return home if form is experiment.forms[0] else home / form.name
+
+
+def write_readme(root: Path, experiment: Experiment) -> None:
+    """Make the README anew from what the folders hold."""
+    home = root / experiment.folder
+    parts = [f"# {experiment.question}\n", experiment.text.strip() + "\n", "## Run it\n", _commands(experiment)]
+    for form in experiment.forms:
+        folder = folder_of(root, experiment, form)
+        if (folder / VERDICT).is_file():
+            parts.append(_results(experiment, form, folder, "" if folder == home else f"{form.name}/"))
+    write_atomically(home / README, "\n".join(parts))
+
+
+def _commands(experiment: Experiment) -> str:
+    first = experiment.forms[0]
+    lines = [
+        f"python -m gradlab.experiments {experiment.name}" + (" --data my_pictures" if first.wants_pictures else "")
+    ]
+    lines += [
+        f"python -m gradlab.experiments {experiment.name} --data {form.name}"
+        for form in experiment.forms[1:]
+        if not form.wants_pictures
+    ]
+    if not first.wants_pictures and any(form.wants_pictures for form in experiment.forms):
+        lines.append(f"python -m gradlab.experiments {experiment.name} --data my_pictures")
+    return "```bash\n" + "\n".join(lines) + "\n```\n"
+
+
+def _results(experiment: Experiment, form: Form, folder: Path, prefix: str) -> str:
+    content = json.loads((folder / VERDICT).read_text())
+    headings, *rows = content["table"]
+    table = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    told = "What came out" if not prefix else f"What came out on {form.name}"
+    versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+    commands = "\n".join(content["commands"])
+    shared = f" What all runs share: [{SETTINGS}]({prefix}{SETTINGS})." if (folder / SETTINGS).is_file() else ""
+    parts = [
+        f"## {told}\n",
+        *(
+            f"**{said}**\n" if place == 0 else f"{said}\n"
+            for place, said in enumerate(f["said"] for f in content["findings"])
+        ),
+        f"![{experiment.question}]({prefix}{FIGURE})\n",
+        "\n".join(f"| {' | '.join(' '.join(str(cell).split()) for cell in row)} |" for row in table) + "\n",
+        f"Every row: [{RESULTS}]({prefix}{RESULTS}).{shared} Made by\n",
+        f"```bash\n{commands}\n```\n",
+        f"on {content['processor']}; {versions}.\n",
+    ]
+    return "\n".join(parts)

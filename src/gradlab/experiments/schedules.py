@@ -1,0 +1,98 @@
+"""Ladder 7: a constant rate, one that falls as 1/(1 + t), and half a cosine, for three optimizers."""
+
+from collections.abc import Sequence
+
+from gradlab.analysis.grouping import Setting
+from gradlab.analysis.metric import DEFAULT
+from gradlab.experiments.drawing import figure, over_rates
+from gradlab.experiments.experiment import PICTURES, Experiment, Finding, Form, Outcome, Ran
+from gradlab.experiments.optimizers import OPTIMIZERS
+from gradlab.experiments.reading import TEST, TRAIN_ACCURACY, TRAIN_LOSS, VAL, best_by, best_choice, judged, table
+
+BASE = "experiment=ladder/schedules"
+SCHEDULES = {"constant": "constant", "inverse_time": "1/(1 + t)", "cosine": "cosine"}
+
+
+def examine(ran: Ran) -> Outcome:
+    findings, chosen = [], []
+    lines: dict[str, dict[str, Sequence[Setting]]] = {}
+    for name, text in OPTIMIZERS.items():
+        runs = [run for run in ran.runs if run.config["optimizer.name"] == name]
+        if not runs:
+            continue
+        verdict = judged(runs)
+        own = best_by(verdict.grouped.settings, "schedule.name")
+        best, also = best_choice(verdict, "schedule.name")
+        highest = max(map(_rate, verdict.grouped.settings))
+        each = "; ".join(
+            f"{SCHEDULES[key]} {own[key].mean:.2%} at {_rate(own[key]):g}"
+            + (", the highest tried" if _rate(own[key]) == highest else "")
+            for key in SCHEDULES
+        )
+        left = tuple(SCHEDULES[key] for key in also)
+        told = f"{' and '.join(left)} cannot be told from it" if left else "the others are ruled out as the best"
+        findings.append(
+            Finding(
+                f"the best schedule for {text}", SCHEDULES[best],
+                f"{text[0].upper()}{text[1:]}, each schedule at its own best rate: {each} (mean validation accuracy, {own[best].n} seeds). "
+                f"{SCHEDULES[best][0].upper()}{SCHEDULES[best][1:]} has the highest; {told}.",
+                left,
+            )
+        )  # fmt: skip
+        chosen += [(text, SCHEDULES[key], own[key]) for key in SCHEDULES]
+        lines[text] = {
+            said: [one for one in verdict.grouped.settings if one.values["schedule.name"] == key]
+            for key, said in SCHEDULES.items()
+        }
+    headings, rows = table(
+        [setting for _, _, setting in chosen],
+        {"cost": TRAIN_LOSS, "training accuracy": TRAIN_ACCURACY, "validation": VAL, "test accuracy": TEST},
+    )
+    for row, (optimizer, schedule, setting) in zip(rows, chosen, strict=True):
+        row[0] = f"{optimizer}, {schedule}, best rate {_rate(setting):g}"
+    drawn = figure(3.7 * max(len(lines), 2), 3.8)
+    panels = drawn.subplots(1, len(lines), sharey=True, squeeze=False)[0]
+    for axes, (text, groups) in zip(panels, lines.items(), strict=True):
+        over_rates(axes, groups, DEFAULT)
+        axes.set_title(text, fontsize=10)
+    panels[0].set_ylabel("validation accuracy")
+    panels[0].legend(frameon=False)
+    return Outcome(headings, rows, findings, drawn)
+
+
+def _rate(setting: Setting) -> float:
+    return float(str(setting.runs[0].config["optimizer.lr"]))
+
+
+_PICTURES = (
+    "data=image_folder", f"data.root={PICTURES}", "data.image_size=64", "~data.examples", "~data.noise",
+    "data.val_fraction=0.2", "data.test_fraction=0.2", "model.output=softmax", "trainer.max_epochs=100",
+)  # fmt: skip
+
+
+def _commands(*more: str) -> tuple[tuple[str, ...], ...]:
+    descending = "optimizer.lr=0.1,0.316228,1"
+    return (
+        (BASE, *more, "optimizer=sgd", descending),
+        (BASE, *more, "optimizer=momentum", "optimizer.dampening=0.9", descending),
+        (BASE, *more, "optimizer=adam", "optimizer.lr=0.01,0.0316228,0.1"),
+    )
+
+
+EXPERIMENT = Experiment(
+    name="schedules",
+    folder="ladder/7-schedules",
+    question="7. Schedules: does the learning rate want to fall?",
+    text="""
+The moons, the network and the three optimizers of the [sixth step](../6-optimizers/README.md), 200 epochs. Each optimizer at three rates
+with three schedules: the rate stays (`constant`); it falls as 1/(1 + t), t in tenths of the run (`inverse_time`, the course's decay); it
+falls along half a cosine to 0 (`cosine`). A schedule changes which rate is the best one, so each is judged at its own.
+
+*Data.* As for the sixth step.
+""",
+    forms=(
+        Form("moons", _commands(), ("trainer.max_epochs=6", "optimizer.lr=0.1", "seed=0,1"), 1),
+        Form("pictures", _commands(*_PICTURES), ("trainer.max_epochs=2", "optimizer.lr=0.1", "seed=0,1"), 1),
+    ),
+    examine=examine,
+)

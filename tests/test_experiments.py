@@ -1,0 +1,126 @@
+"""``python -m gradlab.experiments``: the quick form of each, with real processes; and what it says of a record."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from gradlab.analysis.statistics import Estimate
+from gradlab.experiments.__main__ import main
+from gradlab.experiments.catalogue import EXPERIMENTS
+from gradlab.experiments.experiment import Finding, Form
+from gradlab.experiments.reading import written
+from gradlab.experiments.record import FIGURE, README, RESULTS, VERDICT, compared, folder_of, recorded
+from gradlab.experiments.running import REPOSITORY, commands_of, merged
+
+RECORDS = REPOSITORY / "experiments"
+ONE_WORKER = ("hydra.launcher.workers=1", "tracking=none")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_quick_form_of_each_runs(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    status = main([name, "--quick", "--output-dir", str(tmp_path), "--with", *ONE_WORKER])
+    out, err = capfd.readouterr()
+    assert status == 0, out + err
+    (results,) = tmp_path.glob("*/results")
+    experiment = EXPERIMENTS[name]
+    findings = recorded(results)
+    assert findings is not None
+    assert len({finding.key for finding in findings}) == len(findings) > 0
+    for finding in findings:
+        assert finding.said in out
+        assert "nan" not in finding.said
+    assert (results / FIGURE).read_bytes().startswith(b"\x89PNG")
+    with (results / RESULTS).open() as lines:
+        rows = list(csv.DictReader(lines))
+    table = json.loads((results / VERDICT).read_text())["table"]
+    assert len(table) > 2
+    assert {len(row) for row in table} == {len(table[0])}
+    if experiment.own_run is None:
+        assert {row["status"] for row in rows} <= {"finished", "diverged"}
+        runs = {path.name for path in tmp_path.glob("*/*_sweep_*/runs/*")}
+        assert sorted(row["folder"] for row in rows) == sorted(runs)  # each number stands for a run that is there
+    else:
+        assert {row["agrees"] for row in rows} == {"true", "false"}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_what_is_recorded_is_whole_and_its_readme_says_just_that(name: str) -> None:
+    experiment = EXPERIMENTS[name]
+    folder = folder_of(RECORDS, experiment, experiment.forms[0])
+    content = json.loads((folder / VERDICT).read_text())
+    readme = (folder / README).read_text()
+    for finding in content["findings"]:
+        assert finding["said"] in readme
+    for row in content["table"]:
+        assert f"| {' | '.join(' '.join(cell.split()) for cell in row)} |" in readme
+    assert (folder / FIGURE).is_file()
+    assert len((folder / RESULTS).read_text().splitlines()) > 2
+    linked = [link for link in re.findall(r"\]\(([^)]*)\)", readme) if "://" not in link]
+    assert all((folder / link).exists() for link in linked)
+    assert "/root/" not in readme + (folder / VERDICT).read_text()
+
+
+def test_each_says_its_question_its_data_and_has_a_form_without_files() -> None:
+    for experiment in EXPERIMENTS.values():
+        assert "*Data.*" in experiment.text
+        assert not experiment.embedded.wants_pictures
+        assert any(form.wants_pictures for form in experiment.forms)
+
+
+# ------------------------------------------------------------------------- the record
+
+
+def test_an_answer_holds_where_neither_run_rules_out_the_others() -> None:
+    sgd = Finding("the best", "sgd", "", ("momentum",))
+    momentum = Finding("the best", "momentum", "", ("sgd",))
+    sure = Finding("the best", "adam", "")
+    assert sgd.agrees_with(momentum)
+    assert not sgd.agrees_with(Finding("the best", "momentum", ""))  # the other runs rule sgd out
+    assert not sgd.agrees_with(sure)
+    assert compared([sgd], [sgd]) == (True, ["holds      the best: sgd"])
+    assert compared([sgd], [momentum]) == (True, ["compatible the best: momentum (was sgd)"])
+    assert compared([sgd], [sure]) == (False, ["CHANGED    the best: adam (was sgd)"])
+    assert compared([], [sure]) == (True, ["new        the best: adam"])
+
+
+def test_a_later_override_of_one_key_replaces_the_earlier() -> None:
+    form = Form("moons", (("experiment=x", "optimizer.lr=1", "seed=range(10)"), ("experiment=y",)), ("seed=0",), 1)
+    assert commands_of(form, None, True, ["tracking=none"]) == [
+        ["experiment=x", "optimizer.lr=1", "seed=0", "tracking=none"]
+    ]
+    assert len(commands_of(form, None, False, [])) == 2
+    assert merged(["~data.noise", "a=1", "a=2"]) == ["~data.noise", "a=2"]
+
+
+def test_a_number_is_written_with_its_interval() -> None:
+    assert written(Estimate(3, 0.9, 0.01, 0.025, False), "test/accuracy") == "90.00% ± 2.50%"
+    assert written(Estimate(1, 0.9, float("nan"), float("nan"), False), "test/accuracy") == "90.00%"
+    assert written(None, "test/accuracy") == "–"
+
+
+# ------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["learning-rat"], "Did you mean 'learning-rate'?"),
+        (["depth", "--data", "nowhere"], "there is no such folder or archive; depth has digits."),
+        (["depth", "--quick", "--record"], "--record keeps the experiment as it is"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_the_list_names_every_question(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(EXPERIMENTS)
+    assert all(experiment.question in line for experiment, line in zip(EXPERIMENTS.values(), lines, strict=True))
