@@ -5,7 +5,7 @@
 # Advisory Database at pypi.org or, with AUDIT_SERVICE=osv, the one at osv.dev. Exit status: 0 none known, 1 some, 2 it
 # could not ask.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 status=0
 report="$(.venv/bin/uvx pip-audit --requirement requirements/test.txt --require-hashes --disable-pip --strict \
     --vulnerability-service "${AUDIT_SERVICE:-pypi}" --progress-spinner off 2>&1)" || status=$?
