@@ -105,7 +105,7 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
         except (CheckpointError, KeyError) as error:
             damaged.append(str(error))
             continue
-        remark = f"{damaged[0]} The one before it is used, of step {state['step']:,}." if damaged else None
+        remark = f"{damaged[0].rstrip('.')}. The one before it is used, of step {state['step']:,}." if damaged else None
         return Checkpoint(path, tensors, state, remark)
     if damaged:
         raise CheckpointError(f"No checkpoint in {folder} is whole. {' '.join(damaged)}")
