@@ -79,7 +79,8 @@ def run_together(
         with _end_recorded(runs, interruption), contextlib.ExitStack() as cleanup:
             for index, config in enumerate(configs):
                 place_of = places[index] if places else None
-                runs.append(RunRecord(config, command, place_of, resumptions[index] if resumptions else None))
+                with interruption.postponed():  # a run that has begun has somebody who writes its end
+                    runs.append(RunRecord(config, command, place_of, resumptions[index] if resumptions else None))
             first_step = runs[0].first_step
 
             # What data.download=true asks for, in this thread: a signal must be able to end it.
