@@ -449,7 +449,8 @@ def main() -> int:
     import gradlab.run  # noqa: F401
 
     torch.set_num_threads(1)
-    command, results = Command(parsed.fresh, parsed.mlflow), {}
+    command = Command(parsed.fresh, parsed.mlflow)
+    results: dict[str, dict[str, Any]] = {}
     with contextlib.ExitStack() as stack:
         folder = parsed.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gradlab-chaos-")))
         for word in parsed.faults:

@@ -12,7 +12,7 @@ from gradlab.checkpoints import load_checkpoint, newest_checkpoint
 from gradlab.tracking.journal import metric_rows, records
 from processes import ROOT, Finished, execute, train
 
-SHORT = ("trainer.max_epochs=null", "trainer.max_steps=60", "plots=false", "tracking=none", "trainer=cpu")
+SHORT = ("trainer.max_epochs=null", "plots=false", "tracking=none", "trainer=cpu")
 
 
 def chaos(folder: Path, *arguments: str) -> None:
@@ -45,7 +45,9 @@ def test_mlflow_has_every_row_of_a_killed_run_once(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A run of 60 steps that has finished."""
-    return train(tmp_path_factory.mktemp("finished"), *SHORT, "optimizer=momentum", "optimizer.lr=0.02")
+    return train(
+        tmp_path_factory.mktemp("finished"), *SHORT, "trainer.max_steps=60", "optimizer=momentum", "optimizer.lr=0.02"
+    )
 
 
 def test_a_finished_run_has_nothing_to_resume(finished: Finished) -> None:
@@ -98,7 +100,7 @@ def test_a_run_may_be_made_longer(finished: Finished) -> None:
     assert (kinds.count("run"), kinds.count("resumed"), kinds.count("end")) == (1, 1, 2)
 
 
-def test_without_a_checkpoint_a_run_begins_at_its_start(finished: Finished, tmp_path: Path) -> None:
+def test_without_a_checkpoint_a_run_begins_at_its_start(tmp_path: Path) -> None:
     """As one that was killed before its first."""
     whole = train(tmp_path, *SHORT, "trainer.max_steps=20")
     wanted = rows_of(whole)
@@ -119,7 +121,7 @@ def rows_of(run: Finished) -> list[tuple[int, dict[str, Any]]]:
 
 
 def test_a_damaged_checkpoint_is_said_and_the_one_before_used(tmp_path: Path) -> None:
-    whole = train(tmp_path, *SHORT, "trainer.checkpoint_every=10 steps")
+    whole = train(tmp_path, *SHORT, "trainer.max_steps=60", "trainer.checkpoint_every=10 steps")
     sha256 = whole.result["parameters_sha256"]
     wanted = rows_of(whole)
     checkpoints = whole.run / "checkpoints"

@@ -219,6 +219,8 @@ class Checkpointer(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        if self.learner.ledger.steps_done >= self.learner.horizon.total_steps:
+            return  # the end comes, with the last validation
         by_time = self.seconds and time.monotonic() - self._written > self.seconds
         by_steps = self.steps and self.learner.ledger.steps_done // self.steps > self._written_step // self.steps
         if by_time or by_steps:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gradlab.config import AXES, Config, override_key
+from gradlab.config import AXES, LISTED, Config, override_key
 from gradlab.errors import ConfigError
 from gradlab.sweeps.identity import values_of
 
@@ -39,10 +39,19 @@ def with_overrides(
                 "Name the single settings that shall differ."
             )
         if key in AXES:
-            merged[key] = _copy(composed[key])
+            # The run's own choice, named again, keeps the run's numbers.
+            if _chosen(key, merged.get(key)) != _chosen(key, composed[key]):
+                merged[key] = _copy(composed[key])
         else:
             _set(merged, composed, key.split("."))
     return merged
+
+
+def _chosen(axis: str, part: Any) -> Any:
+    """The name of an axis' choice, or the names of the one axis that has a list."""
+    if not isinstance(part, Mapping):
+        return None
+    return list(part) if axis == LISTED else part.get("name")
 
 
 def _set(merged: dict[str, Any], composed: Mapping[str, Any], path: list[str]) -> None:
