@@ -119,7 +119,7 @@ def account(run: Path) -> dict[str, Any]:
     for name in ("last", "best"):
         tensors, state = load_checkpoint(run / "checkpoints" / name)
         found |= {f"{name}: {key}": bytes_of(tensor) for key, tensor in tensors.items()}
-        for key in ("tensors_sha256", "journal_bytes", "config", "images"):
+        for key in ("tensors_sha256", "journal_bytes", "config", "images", "fingerprint"):
             state.pop(key, None)
         for key in ("training_seconds", "round_seconds"):
             state.get("ledger", {}).pop(key, None)
