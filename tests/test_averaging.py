@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from gradlab.checkpoints import Checkpointer, load_checkpoint, parameters_sha256
 from gradlab.classifier import Classifier
+from gradlab.data.module import ImageData
 from gradlab.durations import Horizon
 from gradlab.errors import FieldError
 from gradlab.learner import Learner
-from tiny import TinyData, choice, fit, mlp, normed, splits, weights
+from tiny import choice, fit, mlp, normed, splits, weights
 
 STEPS = 13
 ADAM: Any = choice("optimizer", "adam", lr=0.02)
@@ -141,7 +142,7 @@ def test_the_best_and_the_tested_network_is_the_average_and_last_holds_both(tmp_
 
     found: dict[str, Any] = {}
 
-    def test(module: Classifier, trainer: pl.Trainer, data: TinyData) -> None:
+    def test(module: Classifier, trainer: pl.Trainer, data: ImageData) -> None:
         average, model = module.learner.judged, module.model
         found["average"], found["model"] = weights(average), weights(model)
         assert not torch.equal(found["average"], found["model"])

@@ -347,7 +347,7 @@ IN_AN_AXIS = [
     wrong("trainer.validate_every=0", says="must be above 0"),
     wrong("trainer.log_every=0%", says="must be above 0"),
     wrong("trainer.log_every=10", says="has no unit: '10'"),
-    wrong("trainer.checkpoint_every=5 steps", says="must be given in minutes, not in steps"),
+    wrong("trainer.checkpoint_every=5 validations", says="must be given in minutes or steps or epochs or percent"),
     wrong("trainer.checkpoint_every=5", says="has no unit: '5'"),
     # lengths that do not fit the run, of 820 steps
     wrong("schedule.warmup=100%", says="of 100% (820 steps) fills the whole run of 820 steps"),

@@ -264,7 +264,7 @@ def test_last_holds_what_a_training_goes_on_from(tmp_path: Path) -> None:
     )
     tensors, state = load_checkpoint(tmp_path / "last")
     kinds = {name.split(".")[0] for name in tensors}
-    assert kinds == {"model", "optimizer", "wrapper", "averaging"}
+    assert kinds == {"model", "optimizer", "wrapper", "averaging", "best", "random"}
     assert {name for name in tensors if name.startswith("wrapper.")} == {
         f"wrapper.{name}" for name in module.model.state_dict()
     }

@@ -271,7 +271,7 @@ def test_everything_around_a_step_at_once(tmp_path: Path) -> None:
     best, _ = load_checkpoint(finished.run / "checkpoints" / "best")
     assert sha256_of(best) == finished.result["parameters_sha256"]
     last, state = load_checkpoint(finished.run / "checkpoints" / "last")
-    assert {name.split(".")[0] for name in last} == {"model", "optimizer", "averaging"}
+    assert {name.split(".")[0] for name in last} == {"model", "optimizer", "averaging", "best", "random"}
     assert 0.003 * state["plateau"]["factor"] <= rates[-1]
 
 

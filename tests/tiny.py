@@ -90,17 +90,6 @@ class From(pl.Callback):
         module.learner.load_training_state(self.tensors, self.state)
 
 
-class TinyData(ImageData):
-    """The images of ``splits``, from optimizer step ``first_step`` on."""
-
-    first_step = 0
-
-    def train_dataloader(self) -> TrainingChunks:
-        chunks = super().train_dataloader()
-        chunks.next_step = self.first_step
-        return chunks
-
-
 def fit(
     model: nn.Module,
     optimizer: Any,
@@ -111,11 +100,11 @@ def fit(
     round_steps: int = EPOCH,
     callbacks: list[pl.Callback] | None = None,
     of_learner: Sequence[Callable[[Learner], pl.Callback]] = (),
-    then: Callable[[Classifier, pl.Trainer, TinyData], None] | None = None,
+    then: Callable[[Classifier, pl.Trainer, ImageData], None] | None = None,
     **features: Any,
 ) -> tuple[Classifier, list[tuple[int, dict[str, float]]]]:
     """Train ``model`` for ``steps`` by Lightning, up to ``stop_at``; the classifier, and the metric rows of its journal."""
-    data = TinyData(
+    data = ImageData(
         splits(),
         batch_size=BATCH,
         seeds=[0],

@@ -11,6 +11,8 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from gradlab.errors import CheckpointError
 from gradlab.learner import Learner
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
+LAST, BEST = "last", "best"
 
 
 def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
@@ -42,9 +45,8 @@ def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], state: dict[st
         _write_to_disk(temporary / STATE, (json.dumps(state, indent=2) + "\n").encode())
         _flush_folder(temporary)
         if path.exists():
-            previous = path.with_name(f"{path.name}.previous")
-            shutil.rmtree(previous, ignore_errors=True)
-            path.rename(previous)
+            shutil.rmtree(previous(path), ignore_errors=True)
+            path.rename(previous(path))
         temporary.rename(path)
         _flush_folder(path.parent)
     finally:
@@ -68,6 +70,60 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         raise CheckpointError(f"The checkpoint {path} cannot be read: {error}") from error
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory, its tensors on the CPU.
+
+    path: of the folder that it was read from.
+    remark: what was wrong with a newer one; or None.
+    """
+
+    path: Path
+    tensors: dict[str, torch.Tensor]
+    state: dict[str, Any]
+    remark: str | None = None
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that had been made."""
+        return int(self.state["step"])
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """``last`` in a run's ``checkpoints`` folder, or the one before it where ``last`` is damaged; None where there is none.
+
+    Raises:
+        CheckpointError: there is one, and none is whole.
+    """
+    damaged: list[str] = []
+    for path in (folder / LAST, previous(folder / LAST)):
+        if not path.exists():  # killed between two renames, a training has only the one before
+            continue
+        try:
+            tensors, state = load_checkpoint(path)
+            if not isinstance(state["step"], int):
+                raise CheckpointError(f"The checkpoint {path} cannot be read: it names no step.")
+        except (CheckpointError, KeyError) as error:
+            damaged.append(str(error))
+            continue
+        remark = f"{damaged[0].rstrip('.')}. The one before it is used, of step {state['step']:,}." if damaged else None
+        return Checkpoint(path, tensors, state, remark)
+    if damaged:
+        raise CheckpointError(f"No checkpoint in {folder} is whole. {' '.join(damaged)}")
+    return None
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint is that ``path`` has replaced."""
+    return path.with_name(f"{path.name}.previous")
+
+
+def clear_temporary(folder: Path) -> None:
+    """Remove what a writing left that was killed; of a run that has no other process."""
+    for path in folder.glob(".*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def parameters_sha256(model: torch.nn.Module) -> str:
     """SHA-256 over the names, types, shapes and bytes of all parameters and buffers: equal exactly when the networks are."""
     digest = hashlib.sha256()
@@ -81,30 +137,74 @@ class Checkpointer(pl.Callback):
     """Keeps the best network by validation, and writes checkpoints in time and at the end.
 
     ``best`` holds the network of the highest validation accuracy (of equal ones, the lowest loss; then the earliest),
-    ``last`` all that the training goes on from: the network in training as ``model.…``, the optimizer's state, and where
-    another network is judged (an average, slow weights) that as ``averaging.…`` or ``wrapper.…``.
+    ``last`` all that the training goes on from: the network in training as ``model.…``, the optimizer's state, where another
+    network is judged (an average, slow weights) that as ``averaging.…`` or ``wrapper.…``, the best network so far as
+    ``best.…`` (so that it is always that of the same instant), the state of random generators, the books, and how far the
+    journal was.
 
     Args:
         learner: whose networks these are.
         folder: where the checkpoints go.
-        seconds: time between two writings while training; 0 for one at the end only.
+        seconds: time between two writings while training; 0 for none by time.
         about: facts to record in every checkpoint.
+        steps: optimizer steps between two writings; 0 for none by steps. One is written at the end in any case.
+        begin: what the training goes on from; None from its start.
+        anew: None where it is the same training that goes on; else it is another one, which starts from what ``begin`` holds
+            but for this, see ``Learner.start_from``.
     """
 
-    def __init__(self, learner: Learner, folder: Path, seconds: float, about: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        folder: Path,
+        seconds: float,
+        about: dict[str, Any],
+        steps: int = 0,
+        begin: Checkpoint | None = None,
+        anew: Collection[str] | None = None,
+    ) -> None:
         self.learner = learner
         self.folder = folder
         self.seconds = seconds
+        self.steps = steps
         self.about = about
+        self.begin = begin
+        self.anew = anew
         self.best: dict[str, float] = {}
         self.best_step = 0
         self._best_tensors: dict[str, torch.Tensor] = {}
         self._best_on_disk = True
-        self._written = time.monotonic()
+        self._written, self._written_step = time.monotonic(), begin.step if begin else 0
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Everything is built and on its device: go on from where the training was."""
+        if self.begin is None:
+            return
+        state = self.begin.state
+        own = {name: tensor for name, tensor in self.begin.tensors.items() if not name.startswith("best.")}
+        if self.anew is not None:
+            self.learner.start_from(own, state, self.anew)
+            return
+        self.learner.load_training_state(own, state)
+        self.best, self.best_step = state["best"], state["best_step"]
+        self._best_tensors = {
+            name.removeprefix("best."): tensor.clone()
+            for name, tensor in self.begin.tensors.items()
+            if name.startswith("best.")
+        }
+        self._best_on_disk = not self.best or self._is_on_disk()
+
+    def _is_on_disk(self) -> bool:
+        """Whether ``best`` is what ``last`` says: it may be newer, or damaged."""
+        try:
+            _, state = load_checkpoint(self.folder / BEST)
+        except CheckpointError:
+            return False
+        return (state.get("step"), state.get("metrics")) == (self.best_step, self.best)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         ledger = self.learner.ledger
-        if trainer.sanity_checking or ledger.divergence:
+        if ledger.divergence or ledger.validated_at != ledger.steps_done:  # a signal has cut it short
             return
         if not self.best or _rank(ledger.last_val) > _rank(self.best):
             self.best, self.best_step = dict(ledger.last_val), ledger.steps_done
@@ -120,7 +220,11 @@ class Checkpointer(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if self.seconds and time.monotonic() - self._written > self.seconds:
+        if self.learner.ledger.steps_done >= self.learner.horizon.total_steps:
+            return  # the end comes, with the last validation
+        by_time = self.seconds and time.monotonic() - self._written > self.seconds
+        by_steps = self.steps and self.learner.ledger.steps_done // self.steps > self._written_step // self.steps
+        if by_time or by_steps:
             self.write()
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -136,14 +240,18 @@ class Checkpointer(pl.Callback):
             self._write_last()
         if not self._best_on_disk:
             best = {f"model.{name}": tensor for name, tensor in self._best_tensors.items()}
-            save_checkpoint(self.folder / "best", best, {**self.about, "step": self.best_step, "metrics": self.best})
+            save_checkpoint(self.folder / BEST, best, {**self.about, "step": self.best_step, "metrics": self.best})
             self._best_on_disk = True
-        self._written = time.monotonic()
+        self._written, self._written_step = time.monotonic(), self.learner.ledger.steps_done
 
     def _write_last(self) -> None:
         tensors, state = self.learner.training_state()
-        position = {"step": self.learner.ledger.steps_done, "best": self.best, "best_step": self.best_step}
-        save_checkpoint(self.folder / "last", tensors, {**self.about, **position, **state})
+        ledger = self.learner.ledger
+        position = {"step": ledger.steps_done, "best": self.best, "best_step": self.best_step}
+        # The rows up to here are on the disk before the checkpoint is: none is lost, whatever stops the machine.
+        position["journal_bytes"] = ledger.journal.flush()
+        best = {f"best.{name}": tensor for name, tensor in self._best_tensors.items()}
+        save_checkpoint(self.folder / LAST, tensors | best, {**self.about, **position, **state})
 
     def restore_best(self) -> None:
         """Make the best network the learner's; there is one after any validation with a finite loss."""

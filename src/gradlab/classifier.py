@@ -68,7 +68,7 @@ class Classifier(pl.LightningModule):
         if isinstance(chunks, TrainingChunks):
             chunks.pace.record(len(sizes), seconds)
         if self.interruption():
-            self.trainer.should_stop = True
+            self._stop()
 
     def advance(self, step: int, batch: Batch) -> Measured:
         """Make optimizer step ``step``, counted from 0."""
@@ -94,17 +94,29 @@ class Classifier(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._answers, self._labels, self._judged = [], [], self.learner.judged
 
+    def _stop(self) -> None:
+        """End the training here, without the validation that Lightning would add: one that goes on has none here either."""
+        self.trainer.should_stop = True
+        self.trainer.limit_val_batches = 0
+
     def validation_step(self, batch: Batch, batch_index: int) -> None:
+        if self.interruption():
+            raise StopIteration  # so Lightning ends an evaluation; it is made when the training is gone on with
+        self.test_step(batch, batch_index)
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
         self._answers.append(self._judged(batch.images))
         self._labels.append(batch.labels)
 
     def on_validation_epoch_end(self) -> None:
+        if self.interruption():
+            self._stop()
+            return
         self.learner.validated(*self._answered())
         if self.learner.ledger.divergence:
             self.trainer.should_stop = True
 
     on_test_epoch_start = on_validation_epoch_start
-    test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
         self.learner.tested(*self._answered())

@@ -159,7 +159,13 @@ def build_config(composed: DictConfig, origin: Origin | None = None, built: dict
     _refuse_secrets(plain, origin)
     plain.pop("experiment", None)
     if not isinstance(plain.pop("resume", False), bool):
-        raise ConfigError(f"resume must be true or false (set {origin.of('resume')}).")
+        raise ConfigError(
+            f"resume must be true or false with -m (set {origin.of('resume')}). Without it, resume=RUN goes on with one run."
+        )
+    if plain.pop("fork", False):
+        raise ConfigError(
+            f"fork=true needs the run that it starts from, without -m: resume=RUN (set {origin.of('fork')})."
+        )
     find_lr = plain.pop("find_lr", False)
     if not isinstance(find_lr, bool):
         raise ConfigError(f"find_lr must be true or false (set {origin.of('find_lr')}).")
@@ -245,7 +251,7 @@ _TOP_LEVEL: dict[str, tuple[type, ...]] = {
 
 def _top_level(plain: dict[str, Any], origin: Origin) -> dict[str, Any]:
     """The keys of the configuration that belong to no axis."""
-    known = [*AXES, *_TOP_LEVEL, "imports", "experiment", "find_lr", "resume"]
+    known = [*AXES, *_TOP_LEVEL, "imports", "experiment", "find_lr", "resume", "fork"]
     for key in plain:
         if key not in known:
             raise ConfigError(f"There is no key '{key}' (set {origin.of(str(key))}).{did_you_mean(str(key), known)}")

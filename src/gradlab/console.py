@@ -26,10 +26,12 @@ class ProgressReport(pl.Callback):
         self._bar: Progress | None = None
         self._started = self._spoken = time.monotonic()
         self._spoken_step = -1
+        self._first_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, Classifier)
         self._started = self._spoken = time.monotonic()
+        self._first_step = module.learners[0].ledger.steps_done  # of a run that is gone on with
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             self._bar = Progress(
                 BarColumn(bar_width=24), TextColumn("{task.description}"), console=self.console, transient=True
@@ -79,7 +81,11 @@ class ProgressReport(pl.Callback):
         if ledger.training_seconds:
             parts.append(f"{ledger.images_seen / ledger.training_seconds:,.0f} images/s")
         seconds = time.monotonic() - self._started
-        parts.append(f"{_clock(seconds * (total - done) / max(done, 1))} left" if done < total else _clock(seconds))
+        parts.append(
+            f"{_clock(seconds * (total - done) / max(done - self._first_step, 1))} left"
+            if done < total
+            else _clock(seconds)
+        )
         return "  ".join(parts)
 
 

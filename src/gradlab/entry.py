@@ -23,6 +23,8 @@ from gradlab.disk import full
 from gradlab.errors import ConfigError, GradlabError, did_you_mean
 from gradlab.hydra_guard import only_configuration
 from gradlab.interruption import Interrupted
+from gradlab.resume.beginning import Resumption, resumption
+from gradlab.resume.which import with_its_choices
 from gradlab.sweeps.current import Current
 from gradlab.sweeps.grids import expand
 
@@ -92,7 +94,8 @@ def main() -> int:
 def for_hydra(arguments: list[str]) -> list[str]:
     """The command line as Hydra takes it: ``-m`` first, wherever it stands, and grids that its grammar lacks written out."""
     flags = [word for word in arguments if word in ("-m", "--multirun")]
-    others = [word if word.startswith("-") else expand(word) for word in arguments if word not in flags]
+    named = with_its_choices(arguments, list(AXES), LISTED)
+    others = [word if word.startswith("-") else expand(word) for word in named if word not in flags]
     return [*flags[:1], *others]
 
 
@@ -106,15 +109,14 @@ def _run_one(composed: DictConfig, command: list[str]) -> tuple[int, float | Non
         # `experiment=…` is composed into the rest and leaves no key of its own.
         choices = {axis: str(choice) for axis, choice in chosen.runtime.choices.items() if axis in AXES}
         origin = Origin([str(override) for override in overrides], choices)
-        if composed.get("resume"):
-            raise ConfigError(
-                f"resume=true goes on with a sweep, under -m and hydra/launcher=gradlab (set {origin.of('resume')}). A single "
-                "run cannot be resumed yet."
-            )
-        config = build_config(composed, origin)
+        resumed = _resumption(composed, origin, chosen.mode)
+        if resumed is not None and resumed.over:
+            print(resumed.over)
+            return OK, None
+        config = build_config(composed, origin) if resumed is None else resumed.after
         from gradlab.run import run
 
-        outcome = run(config, command)
+        outcome = run(config, command, resumed=resumed)
     except ConfigError as error:
         return _say_wrong(str(error)), None
     except (GradlabError, OSError) as error:
@@ -126,6 +128,25 @@ def _run_one(composed: DictConfig, command: list[str]) -> tuple[int, float | Non
     if chosen.mode == RunMode.MULTIRUN:
         raise Interrupted(outcome.signum)  # ends the sweep too
     return _status_of(Interrupted(outcome.signum)), outcome.best_val_accuracy
+
+
+def _resumption(composed: DictConfig, origin: Origin, mode: RunMode | None) -> Resumption | None:
+    """The run that this command goes on with, or starts from; None for a new one.
+
+    Raises:
+        ConfigError: there is none, or it does not go with these overrides.
+    """
+    resume = composed.get("resume")
+    if resume is True or (isinstance(resume, str) and mode == RunMode.MULTIRUN):
+        raise ConfigError(
+            f"resume=true goes on with a sweep, under -m and hydra/launcher=gradlab (set {origin.of('resume')}); "
+            "resume=RUN goes on with one run, without -m: its folder, its MLflow run id, or latest."
+        )
+    found = None
+    if isinstance(resume, str):
+        found = resumption(composed, resume, origin)
+        composed["resume"] = False  # where a new run begins, it is one like any other
+    return found
 
 
 def _status_of(interrupt: KeyboardInterrupt) -> int:

@@ -1,7 +1,9 @@
 """Ctrl-C and SIGTERM: a training ends after the step it is in, with a checkpoint; anything else ends at once."""
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -67,6 +69,17 @@ class Interruption:
 
     def training_ends(self) -> None:
         self._training = False
+
+    @contextlib.contextmanager
+    def postponed(self) -> Iterator[None]:
+        """Within it a first signal waits until its end, where it raises: for what must be done whole or not at all."""
+        before, self._training = self._training, True
+        try:
+            yield
+        finally:
+            self._training = before
+        if self.signum is not None and not before:
+            raise Interrupted(self.signum)
 
     def _install(self) -> None:
         if threading.current_thread() is not threading.main_thread():

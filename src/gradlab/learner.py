@@ -1,7 +1,9 @@
 """One network and all that its training changes: the optimizer, what goes around its steps, and the books. Without Lightning."""
 
+import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ import torch
 from gradlab.averaging import Averaging, NoAveraging
 from gradlab.data.device import Batch
 from gradlab.durations import Horizon
+from gradlab.errors import CheckpointError
 from gradlab.ledger import Ledger, evaluation
 from gradlab.losses import Loss
 from gradlab.optimizer_state import load_optimizer_state, optimizer_state
@@ -17,6 +20,7 @@ from gradlab.optimizers.schedule_free import ScheduleFree
 from gradlab.param_groups import ParamGroups, Uniform, build_optimizer, trainable
 from gradlab.schedules import Schedule
 from gradlab.schedules.plateau import Plateau, PlateauWatch
+from gradlab.seeds import RandomState, TorchRandomState
 from gradlab.stepping import ScheduleFreeAverage, Step, Tensors
 from gradlab.tracking.journal import Journal
 from gradlab.wrappers import NoWrapper, Wrapper
@@ -43,7 +47,8 @@ class Learner:
         clip_norm, clip_value: bounds of the gradients, see ``settings.Trainer``; or None.
         accumulate: parts of a mini-batch that pass through the network one after the other.
 
-    ``point`` is the run's in a sweep; ``settle`` brings the optimizer's state up to date, where another makes its steps (``population.py``).
+    ``point`` is the run's in a sweep; ``settle`` brings the optimizer's state up to date, where another makes its steps
+    (``population.py``); ``random`` is where the training draws from, such as its dropout.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class Learner:
         self.optimizer: torch.optim.Optimizer
         self.settle: Callable[[], None] | None = None
         self.point: str | None = None
+        self.random: RandomState = TorchRandomState()
         self.test_logits = torch.empty(0)
         self.test_labels = torch.empty(0)
         self._clipped: list[torch.nn.Parameter] = []
@@ -186,33 +192,85 @@ class Learner:
     # ---------------------------------------------------------------- continuing
 
     def training_state(self) -> tuple[Tensors, dict[str, Any]]:
-        """All that the training has made, but for its position and the journal: tensors, and values for JSON."""
+        """All that the training has made, its books and the generators of random numbers too: tensors, and values for JSON."""
         if self.settle:
             self.settle()
         optimizer = optimizer_state(self.optimizer)
         wrapper, averaging = self.wrapper.state(), self.averaging.state()
         parts = {"model": self.model.state_dict(), "optimizer": optimizer[0]}
-        parts |= {"wrapper": wrapper[0], "averaging": averaging[0]}
+        parts |= {"wrapper": wrapper[0], "averaging": averaging[0], "random": self.random.state()}
         tensors = {f"{part}.{name}": tensor for part, own in parts.items() for name, tensor in own.items()}
         numbers = {"optimizer": optimizer[1], "wrapper": wrapper[1], "averaging": averaging[1]}
-        return tensors, {**numbers, "plateau": self.plateau.state() if self.plateau else None}
+        plateau = self.plateau.state() if self.plateau else None
+        return tensors, {**numbers, "plateau": plateau, "ledger": self.ledger.state()}
 
     def load_training_state(self, tensors: Tensors, state: dict[str, Any]) -> None:
         """Go on from what ``training_state`` gave, once the optimizer is built.
 
         Raises:
-            CheckpointError: the optimizer is another one.
+            CheckpointError: it is of another network or another optimizer.
         """
-        parts: dict[str, Tensors] = {"model": {}, "optimizer": {}, "wrapper": {}, "averaging": {}}
-        for path, tensor in tensors.items():
-            part, _, name = path.partition(".")
-            parts[part][name] = tensor
-        self.model.load_state_dict(parts["model"])
-        load_optimizer_state(self.optimizer, parts["optimizer"], state["optimizer"])
-        self.wrapper.load(parts["wrapper"], state["wrapper"])
-        self.averaging.load(parts["averaging"], state["averaging"])
-        if self.plateau:
-            self.plateau.load(state["plateau"])
+        parts = _parts(tensors)
+        with _fitting():
+            self.model.load_state_dict(parts["model"])
+            load_optimizer_state(self.optimizer, parts["optimizer"], state["optimizer"])
+            self.wrapper.load(parts["wrapper"], state["wrapper"])
+            self.averaging.load(parts["averaging"], state["averaging"])
+            if self.plateau:
+                self.plateau.load(state["plateau"])
+            self.ledger.load(state["ledger"])
+            self.random.load(parts["random"])
+
+    def start_from(self, tensors: Tensors, state: dict[str, Any], anew: Collection[str]) -> None:
+        """Start a training of its own from what another one's ``training_state`` gave: with this one's numbers, and new books.
+
+        Args:
+            tensors, state: of the other training.
+            anew: what starts anew because it is another kind here: ``optimizer``, ``wrapper``, ``averaging``, ``plateau``,
+                ``random``.
+
+        Raises:
+            CheckpointError: it is of another network.
+        """
+        parts = _parts(tensors)
+        with _fitting():
+            self.model.load_state_dict(parts["model"])
+            if "optimizer" not in anew:
+                numbers = frozenset(field.name for field in dataclasses.fields(self.optimizer_config))  # type: ignore[arg-type]
+                load_optimizer_state(
+                    self.optimizer, parts["optimizer"], state["optimizer"], numbers | {"base_lr", "initial_lr"}
+                )
+            # They were copied from the network as it was initialised.
+            self.wrapper = self.wrapper_config.build(self.model)
+            if not isinstance(self.optimizer_config, ScheduleFree):
+                self.averaging = self.averaging_config.build(self.model, self.horizon)
+            if "wrapper" not in anew:
+                self.wrapper.load(parts["wrapper"], state["wrapper"])
+            if "averaging" not in anew:
+                self.averaging.load(parts["averaging"], state["averaging"])
+            if self.plateau and state["plateau"] and "plateau" not in anew:
+                self.plateau.load(state["plateau"])
+            if "random" not in anew:
+                self.random.load(parts["random"])
+            self.ledger.steps_done = self.ledger.validated_at = state["ledger"]["steps_done"]
+
+
+def _parts(tensors: Tensors) -> dict[str, Tensors]:
+    parts: dict[str, Tensors] = {"model": {}, "optimizer": {}, "wrapper": {}, "averaging": {}, "random": {}}
+    for path, tensor in tensors.items():
+        part, _, name = path.partition(".")
+        parts.setdefault(part, {})[name] = tensor
+    return parts
+
+
+@contextlib.contextmanager
+def _fitting() -> Iterator[None]:
+    """Says of a state that is not this training's what does not fit."""
+    try:
+        yield
+    except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"The checkpoint does not fit this training: {type(error).__name__}: {said}") from error
 
 
 def parts_of(batch: Batch, count: int) -> list[Batch]:

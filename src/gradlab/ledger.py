@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -37,6 +38,9 @@ class Divergence:
     lr: float
 
 
+_CARRIED = ("steps_done", "images_seen", "training_seconds", "validated_at", "last_round", "last_val")
+
+
 class Ledger:
     """Books the steps and the evaluations of one run.
 
@@ -58,6 +62,8 @@ class Ledger:
         self.images_seen = 0
         self.training_seconds = 0.0
         self.divergence: Divergence | None = None
+        self.validated_at = -1
+        """Steps that were done at the last validation; -1 before any."""
         self.last_chunk = Counts()
         self.last_round: dict[str, float] = {}
         self.last_val: dict[str, float] = {}
@@ -113,6 +119,7 @@ class Ledger:
             logits: of all validation images, [images, classes].
             labels: int64 [images].
         """
+        self.validated_at = self.steps_done
         self.last_val = evaluation("val", logits, labels)
         row = dict(self.last_val)
         if self._round.images:
@@ -125,6 +132,23 @@ class Ledger:
         if self.divergence is None:
             self.diverge(self.steps_done, row)
         return False
+
+    def state(self) -> dict[str, Any]:
+        """What a continuation needs, for JSON."""
+        return {
+            **{name: getattr(self, name) for name in _CARRIED},
+            "window": asdict(self._window),
+            "window_norms": self._window_norms,
+            "round": asdict(self._round),
+            "round_seconds": self._round_seconds,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state`` gave."""
+        for name in _CARRIED:
+            setattr(self, name, state[name])
+        self._window, self._round = Counts(**state["window"]), Counts(**state["round"])
+        self._window_norms, self._round_seconds = list(state["window_norms"]), state["round_seconds"]
 
     def diverge(self, step: int, values: dict[str, float]) -> None:
         """The run is over: ``values``, of ``step``, are not finite."""

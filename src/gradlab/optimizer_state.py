@@ -12,6 +12,7 @@ Tensors = dict[str, torch.Tensor]
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
     """The state in two parts. Parameters are counted through the groups, from 0.
 
+    Memory layouts are kept as ``strides``: an update of numbers that lie otherwise than their parameter's may round otherwise.
     Tensors are called ``<parameter>.<name>``, those in a group ``group.<group>.<name>``; the rest is ``numbers`` by the
     same names, and ``param_groups``. What JSON cannot hold in a group (such as a dtype) follows from the configuration and
     is left out.
@@ -26,11 +27,16 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str
     for position, group in enumerate(whole["param_groups"]):
         own = {key: value for key, value in group.items() if isinstance(value, torch.Tensor)}
         tensors |= {f"group.{position}.{key}": value for key, value in own.items()}
-    return tensors, {"numbers": numbers, "param_groups": groups}
+    strides = {path: list(tensor.stride()) for path, tensor in tensors.items() if not tensor.is_contiguous()}
+    return tensors, {"numbers": numbers, "param_groups": groups, "strides": strides}
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Tensors, state: dict[str, Any]) -> None:
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, tensors: Tensors, state: dict[str, Any], own_numbers: frozenset[str] = frozenset()
+) -> None:
     """Put what ``optimizer_state`` gave into an optimizer built from the same configuration over the same network.
+
+    Of the groups' numbers, those named in ``own_numbers`` stay as the optimizer was built with them.
 
     Raises:
         CheckpointError: it has other parameter groups.
@@ -40,8 +46,11 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Tensors, sta
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in saved]:
         raise CheckpointError("The checkpoint's optimizer has other parameter groups than this configuration makes.")
     # Opened from a file they lie anywhere in it, and sums over them may round as memory is aligned.
-    tensors = {path: tensor.clone() for path, tensor in tensors.items()}
-    groups = [{**group, **told} for group, told in zip(groups, saved, strict=True)]
+    tensors = {path: _laid_out(tensor, state.get("strides", {}).get(path)) for path, tensor in tensors.items()}
+    groups = [
+        {**group, **{key: value for key, value in told.items() if key not in own_numbers}}
+        for group, told in zip(groups, saved, strict=True)
+    ]
     for path in [path for path in tensors if path.startswith("group.")]:
         _, number, key = path.split(".")
         groups[int(number)][key] = tensors.pop(path)
@@ -63,6 +72,13 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Tensors, sta
             holder, key = holder[name], int(position[0])  # type: ignore[assignment]
         if holder[key].dtype != tensor.dtype:
             holder[key] = tensor.to(holder[key].device)
+
+
+def _laid_out(tensor: torch.Tensor, strides: list[int] | None) -> torch.Tensor:
+    """A copy of ``tensor`` with ``strides``; contiguous without any."""
+    if strides is None:
+        return tensor.clone()
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
 
 
 def _take(value: Any, path: str, tensors: Tensors, numbers: dict[str, Any]) -> None:

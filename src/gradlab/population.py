@@ -14,7 +14,7 @@ from gradlab.classifier import Classifier
 from gradlab.data.device import Batch
 from gradlab.interruption import Interruption
 from gradlab.learner import Learner, Measured, parts_of
-from gradlab.seeds import derive
+from gradlab.seeds import RandomState, derive
 from gradlab.stacked.losses import losses_of
 from gradlab.stacked.network import Stack
 from gradlab.stacked.updates import update_for
@@ -60,6 +60,7 @@ class Population(Classifier):
         self.update = update_for(optimizers, self.stack.flat, self.stack.columns)
         for learner in self.learners:
             learner.settle = self._settle
+            learner.random = _OwnGenerator(self, learner)
         return optimizers
 
     # ------------------------------------------------------------------ training
@@ -158,6 +159,9 @@ class Population(Classifier):
         if not staying:
             self.trainer.should_stop = True
             return
+        for place, learner in enumerate(self._members):
+            if place not in staying:
+                learner.random = _Kept(learner.random.state())
         self.active = [self.active[place] for place in staying]
         self.stack.keep(staying)
         if self.update is not None:
@@ -176,7 +180,7 @@ class Population(Classifier):
         own = all(network is member.model for network, member in zip(judged, self._members, strict=True))
         self._judges = None if own else judged
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def test_step(self, batch: Batch, batch_index: int) -> None:
         if self._judges is None:
             self._answers.append(self.stack.evaluate(batch.images))
         else:
@@ -184,6 +188,9 @@ class Population(Classifier):
         self._labels.append(batch.labels)
 
     def on_validation_epoch_end(self) -> None:
+        if self.interruption():
+            self._stop()
+            return
         for learner, (logits, labels) in zip(self._members, self._answered_by_all(), strict=True):
             learner.validated(logits, labels)
         self._dismiss()
@@ -195,8 +202,6 @@ class Population(Classifier):
         self.stack = Stack([learner.model for learner in tested], [0] * len(tested))
         self._judges = None
 
-    test_step = validation_step
-
     def on_test_epoch_end(self) -> None:
         for learner, (logits, labels) in zip(self._members, self._answered_by_all(), strict=True):
             learner.tested(logits, labels)
@@ -205,6 +210,37 @@ class Population(Classifier):
         logits, labels = torch.cat(self._answers, dim=1), torch.cat(self._labels)
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
         return [(own, labels) for own in logits.unbind(0)]
+
+
+class _OwnGenerator(RandomState):
+    """Where a member draws from, as torch's own generators are that of a run alone."""
+
+    def __init__(self, population: Population, learner: Learner) -> None:
+        self.population = population
+        self.learner = learner
+
+    def state(self) -> dict[str, torch.Tensor]:
+        members = [learner is self.learner for learner in self.population._members]
+        return {"cpu": self.population.stack.generator_states()[members.index(True)]}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        states = self.population.stack.generator_states()
+        members = [learner is self.learner for learner in self.population._members]
+        states[members.index(True)] = state["cpu"]
+        self.population.stack.load_generator_states(states)
+
+
+class _Kept(RandomState):
+    """Where a member was when it left."""
+
+    def __init__(self, state: dict[str, torch.Tensor]) -> None:
+        self._state = state
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return self._state
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        self._state = state
 
 
 def _tuple(batch: Any) -> Tuple:

@@ -69,10 +69,17 @@ class Prepared:
     calls: "list[Call]"
 
 
-def prepare(configs: Sequence[Config], splits: "Splits", journals: Sequence[Journal]) -> Prepared:
+def prepare(
+    configs: Sequence[Config],
+    splits: "Splits",
+    journals: Sequence[Journal],
+    first_step: int = 0,
+    threads: int | None = None,
+) -> Prepared:
     """The networks, initialised, with their optimizers and schedules, and the images; seeds and threads of torch are set.
 
-    Several configurations differ in nothing but what ``population.py`` holds side by side.
+    Several configurations differ in nothing but what ``population.py`` holds side by side. Where a training is gone on with,
+    its next step is ``first_step``, counted from 0, and it keeps the number of ``threads`` that it had.
     """
     import torch
 
@@ -82,10 +89,11 @@ def prepare(configs: Sequence[Config], splits: "Splits", journals: Sequence[Jour
     first = configs[0]
     torch.manual_seed(derive(first.seed, "forward"))
     data = image_data(configs, splits)
+    data.first_step = first_step
     models = [prepare_network(config, splits, data) for config in configs]
     calls = trace(models[0], first.spec.image_shape)
     pass_examples = -(-first.batch_examples // first.trainer.accumulate)
-    threads = first.trainer.cpu_threads(pass_examples * calls[0].multiply_adds)
+    threads = threads or first.trainer.cpu_threads(pass_examples * calls[0].multiply_adds)
     torch.set_num_threads(threads)
     learners = [
         prepare_learner(config, splits, model, journal)
@@ -173,8 +181,18 @@ def _try_network(config: Config) -> None:
         try_network(config.model, config.spec, config.batch_examples)
 
 
-def lightning_trainer(config: Config, callbacks: "list[pl.Callback]") -> "pl.Trainer":
-    """Lightning's Trainer for a run: one device, quiet, and no logging or checkpointing but ours."""
+def lightning_trainer(
+    config: Config, callbacks: "list[pl.Callback]", first_step: int = 0, validate_first: bool = False
+) -> "pl.Trainer":
+    """Lightning's Trainer for a run: one device, quiet, and no logging or checkpointing but ours.
+
+    Args:
+        config: of the run.
+        callbacks: all of them.
+        first_step: the optimizer step at which the training begins, counted from 0.
+        validate_first: validate before it.
+    """
+    round_steps = config.trainer.steps("validate_every", config.horizon)
     import lightning.pytorch as pl
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
@@ -190,11 +208,15 @@ def lightning_trainer(config: Config, callbacks: "list[pl.Callback]") -> "pl.Tra
         plugins=[LightningEnvironment()],  # one process, also inside a SLURM job
         deterministic=config.trainer.deterministic or None,
         # An epoch of Lightning's is one pass of the loader: a round, the steps up to the next validation.
-        max_epochs=-(-config.horizon.total_steps // config.trainer.steps("validate_every", config.horizon)),
+        # A training that is gone on with within a round begins with what is left of that.
+        max_epochs=-(-config.horizon.total_steps // round_steps) - first_step // round_steps
+        if first_step < config.horizon.total_steps
+        else 0,
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        num_sanity_val_steps=0,
+        # What Lightning calls a sanity check is a validation before the first step.
+        num_sanity_val_steps=-1 if validate_first else 0,
     )

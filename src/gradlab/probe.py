@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 
 from gradlab.data.device import Batch
 from gradlab.learner import Learner
+from gradlab.tracking.folder import write_atomically
 
 IMAGES = 256
 """How many training images a look takes: enough for a unit that none of them wakes to be called dead."""
@@ -178,20 +180,36 @@ class LayerProbe(pl.Callback):
         batch: the images that every look takes.
         every: optimizer steps between looks.
         file: the CSV.
+        first_step: steps made before, where the training is gone on with: the rows up to there are kept.
     """
 
-    def __init__(self, learner: Learner, batch: Batch, every: int, file: Path) -> None:
+    def __init__(self, learner: Learner, batch: Batch, every: int, file: Path, first_step: int = 0) -> None:
         self.learner = learner
         self.batch = batch
         self.every = every
         self.file = file
+        self.first_step = first_step
         self._looked = -1
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.batch = Batch(self.batch.images.to(module.device), self.batch.labels.to(module.device))
-        with self.file.open("w", newline="") as file:
-            csv.writer(file).writerow([field.name for field in fields(LayerState)])
-        self._look()
+        kept, table = self._kept(), io.StringIO(newline="")
+        rows = csv.writer(table)
+        rows.writerow([field.name for field in fields(LayerState)])
+        rows.writerows(asdict(state).values() for state in kept)
+        write_atomically(self.file, table.getvalue())
+        if kept and kept[-1].step == self.first_step:
+            self._looked = self.first_step
+        elif self.first_step % self.every == 0:
+            self._look()
+
+    def _kept(self) -> list[LayerState]:
+        """The looks before ``first_step`` but for that of a signal, which no training that goes on has."""
+        if not self.first_step or not self.file.exists():
+            return []
+        return [
+            state for state in read_states(self.file) if state.step <= self.first_step and state.step % self.every == 0
+        ]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -224,4 +242,5 @@ def read_states(file: Path) -> list[LayerState]:
                 **{name: float(value) for name, value in row.items()},
             )
             for row in csv.DictReader(lines)
+            if None not in row.values()  # a last line that its writer died over
         ]

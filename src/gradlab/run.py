@@ -18,6 +18,8 @@ from gradlab.errors import DataError, GradlabError
 from gradlab.interruption import Interrupted, Interruption
 from gradlab.prepare import check_device_and_libraries, lightning_trainer, prepare
 from gradlab.record import Place, RunRecord
+from gradlab.resume.beginning import Resumption
+from gradlab.resume.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -49,17 +51,24 @@ class Outcome:
         return self.metrics.get("best/val_accuracy")
 
 
-def run(config: Config, command: list[str], place: Place | None = None) -> Outcome:
+def run(config: Config, command: list[str], place: Place | None = None, resumed: Resumption | None = None) -> Outcome:
     """Train, test and record one run. ``command`` is the command line, for the record; ``place`` that of a sweep's run.
+
+    ``resumed`` is the run that it goes on with, or starts from.
 
     Raises:
         ConfigError: CUDA was asked for and does not work, or timm refuses its optimizer; no folder is made.
         GradlabError: something outside the code failed, such as a damaged data file; the run is FAILED in its journal.
     """
-    return run_together([config], command, [place] if place else None)[0]
+    return run_together([config], command, [place] if place else None, [resumed] if resumed else None)[0]
 
 
-def run_together(configs: Sequence[Config], command: list[str], places: Sequence[Place] | None = None) -> list[Outcome]:
+def run_together(
+    configs: Sequence[Config],
+    command: list[str],
+    places: Sequence[Place] | None = None,
+    resumptions: Sequence[Resumption] | None = None,
+) -> list[Outcome]:
     """``run`` for each of ``configs``, all in one training where they are several: a population (``population.py``).
 
     Raises:
@@ -72,11 +81,16 @@ def run_together(configs: Sequence[Config], command: list[str], places: Sequence
 
     with place.interruption if place else Interruption() as interruption:
         # Folders and journals: from here on MLflow is imported and its store opened by a process beside this one.
-        configs, chosen = _with_found_rates(configs, place, interruption)
+        configs, chosen = _with_found_rates(configs, place, interruption, resumed=resumptions is not None)
         runs: list[RunRecord] = []
         with _end_recorded(runs, interruption), contextlib.ExitStack() as cleanup:
             for index, config in enumerate(configs):
-                runs.append(RunRecord(config, command, places[index] if places else None, chosen[index]))
+                place_of = places[index] if places else None
+                with interruption.postponed():  # a run that has begun has somebody who writes its end
+                    runs.append(
+                        RunRecord(config, command, place_of, resumptions[index] if resumptions else None, chosen[index])
+                    )
+            first_step = runs[0].first_step
 
             # What data.download=true asks for, in this thread: a signal must be able to end it.
             first.data.fetch()
@@ -99,35 +113,41 @@ def run_together(configs: Sequence[Config], command: list[str], places: Sequence
                 raise DataError("The files of the data were changed while the run began. Start it again.")
 
             # The networks, their optimizers and schedules; the images; Lightning's Trainer.
-            prepared = prepare(configs, splits, [run.journal for run in runs])
+            prepared = prepare(configs, splits, [run.journal for run in runs], first_step, runs[0].threads)
             learners, data, screen = prepared.learners, prepared.data, Console()
             cleanup.callback(data.close)
             module = _module(learners, [config.seed for config in configs], interruption)
             callbacks: list[pl.Callback] = [terminal.ProgressReport(screen)]
             callbacks += [place.report] if place else []
             checkpointers = []
+            pause, steps = first.trainer.checkpoint_rhythm(first.horizon)
             for run, learner in zip(runs, learners, strict=True):
                 learner.point = run.point
                 about = {
                     "config": run.config.composed,
                     "images": images_record(first.spec, data.normalization),
-                    "versions": environment.versions(),
+                    "data_sha256": splits.fingerprint,
                 }
-                pause = 60 * first.trainer.checkpoint_interval.number
-                checkpointers.append(Checkpointer(learner, run.folder.checkpoints, pause, about))
+                anew = run.resumed.anew if run.resumed and run.resumed.fork else None
+                checkpointers.append(
+                    Checkpointer(learner, run.folder.checkpoints, pause, about, steps, run.checkpoint, anew)
+                )
                 if every := first.trainer.probe_steps(first.horizon):
                     seen = sample(splits, data.normalization, probe.IMAGES, data.dtype)
-                    callbacks.append(probe.LayerProbe(learner, seen, every, run.folder.layer_states))
+                    callbacks.append(probe.LayerProbe(learner, seen, every, run.folder.layer_states, first_step))
             callbacks += checkpointers
-            trainer = lightning_trainer(first, callbacks)
+            trainer = lightning_trainer(first, callbacks, first_step, any(run.validates_first for run in runs))
             device = _device_name(trainer.strategy.root_device)
+            made_with = fingerprint(device, prepared.threads)
+            for checkpointer in checkpointers:
+                checkpointer.about["fingerprint"] = made_with
             balance = ClassBalance.of(splits, first.spec.classes)
             for run in runs:
                 run.know(device=device, threads=prepared.threads, data_sha256=splits.fingerprint)
                 run.know(multiply_adds=prepared.calls[0].multiply_adds, population=len(runs))
                 run.known["class_counts"] = balance.counts()
                 run.journal.write("tags", tags={"gradlab.class_imbalance": f"{balance.ratio:.3g}"})
-                run.folder.layers.parent.mkdir()
+                run.folder.layers.parent.mkdir(exist_ok=True)
                 run.folder.layers.write_text(layer_table(prepared.calls))
                 run.journal.artifact(run.folder.layers, "model")
                 if splits.skipped:
@@ -135,6 +155,7 @@ def run_together(configs: Sequence[Config], command: list[str], places: Sequence
                     run.journal.artifact(run.folder.skipped)
             where = data.place(trainer.strategy.root_device)
             lines = [*_headline(configs, splits, learners[0], device, where), splits.remark]
+            lines += [line for run in runs for line in run.say(made_with, splits.fingerprint)]
             if notice := balance.notice():
                 lines.append(f"{notice}; data.class_weights={first.data.class_weights}")
             screen.print("\n".join(filter(None, lines)), highlight=False, soft_wrap=True, markup=False)
@@ -188,10 +209,10 @@ def run_together(configs: Sequence[Config], command: list[str], places: Sequence
 
 
 def _with_found_rates(
-    configs: Sequence[Config], place: Place | None, interruption: Interruption
+    configs: Sequence[Config], place: Place | None, interruption: Interruption, resumed: bool
 ) -> "tuple[list[Config], list[Chosen | None]]":
-    """What ``find_lr=true`` makes of configurations, and how it came to that."""
-    if not configs[0].find_lr:
+    """What ``find_lr=true`` makes of configurations, and how it came to that. A run that is resumed has found its rate."""
+    if resumed or not configs[0].find_lr:
         return list(configs), [None] * len(configs)
     from gradlab.finder.before import choose_rate
 

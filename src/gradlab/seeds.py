@@ -4,7 +4,7 @@ Deriving instead of drawing makes every stream stateless: the order of epoch 7 i
 were computed in this process, and adding a use of randomness shifts no other.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -28,3 +28,30 @@ def generator(seed: int, stream: str, *position: int) -> "torch.Generator":
     import torch
 
     return torch.Generator().manual_seed(derive(seed, stream, *position))
+
+
+class RandomState(Protocol):
+    """Generators that a training draws from as it goes, and so must be carried over when it is stopped and gone on with."""
+
+    def state(self) -> "dict[str, torch.Tensor]":
+        """Where they are."""
+
+    def load(self, state: "dict[str, torch.Tensor]") -> None:
+        """Put them where ``state`` says."""
+
+
+class TorchRandomState:
+    """torch's own generators: the CPU's, and of CUDA, where it has begun, the current device's."""
+
+    def state(self) -> "dict[str, torch.Tensor]":
+        import torch
+
+        state = {"cpu": torch.get_rng_state()}
+        return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
+
+    def load(self, state: "dict[str, torch.Tensor]") -> None:
+        import torch
+
+        torch.set_rng_state(state["cpu"].contiguous())
+        if "cuda" in state and torch.cuda.is_initialized():
+            torch.cuda.set_rng_state(state["cuda"].contiguous())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gradlab.bounds import check_number, check_option
-from gradlab.durations import Duration, Horizon, duration_of
+from gradlab.durations import UNITS_OF_A_RUN, Horizon, duration_of
 from gradlab.errors import ConfigError, FieldError
 from gradlab.registry import Registry
 
@@ -16,6 +16,8 @@ MULTIPLY_ADDS_PER_THREAD = 2_000_000
 """Multiply-adds of a forward pass that are worth a CPU thread. Measured on two idle cores, one thread against two: 1.10
 against 0.95 ms a step at 0.8 million (digits, MLP; on busy cores 0.66 against 4.8), 1.16 against 0.93 at 7.6 million (MLP on
 28×28 images), 7.8 against 5.3 at 27 million (LeNet). experiments/LOG.md has more."""
+
+UNITS_OF_CHECKPOINTS = ("minutes", *UNITS_OF_A_RUN)
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Trainer:
     log_every: rhythm of the rows of training loss and accuracy; each row is the mean over the steps since the last.
     probe_every: rhythm of looks into the layers (mean and spread of activations and gradients, dead units), which are drawn in
         plots/layers.png; or null for none. A look changes nothing of the training.
-    checkpoint_every: rhythm of checkpoints, in minutes; one is written at the end in any case. 0 for only that one.
+    checkpoint_every: rhythm of checkpoints, as ``5 minutes``, ``500 steps``, ``2 epochs`` or ``10%``; one is written at the end in
+        any case. 0 for only that one. They are written between chunks, so up to a quarter of a second late.
     threads: CPU threads of torch, from 1 to the cores there are; or null for what the work of a step can use, at most the cores there are.
     deterministic: refuse operations whose result may differ between two runs on one GPU.
     clip_norm: gradients whose norm, over all parameters, is larger are scaled down to it, > 0; or null. The norm of every
@@ -58,7 +61,7 @@ class Trainer:
         check_option(self, "precision", ["fp32", "bf16", "fp64"])
         for field in ("max_epochs", "max_steps", "threads"):
             if getattr(self, field) is not None:
-                check_number(self, field, at_least=1, at_most=_cores() if field == "threads" else None)
+                check_number(self, field, at_least=1, at_most=cores() if field == "threads" else None)
         if self.max_epochs is None and self.max_steps is None:
             raise FieldError("max_epochs", "and trainer.max_steps are both null: set one, so that the run has an end")
         if self.max_epochs is not None and self.max_steps is not None:
@@ -70,7 +73,7 @@ class Trainer:
         for field in ("validate_every", "log_every", "probe_every"):
             if getattr(self, field) is not None and duration_of(self, field).number == 0:
                 raise FieldError(field, "must be above 0")
-        duration_of(self, "checkpoint_every", units=("minutes",))
+        duration_of(self, "checkpoint_every", units=UNITS_OF_CHECKPOINTS)
         for field in ("clip_norm", "clip_value"):
             if getattr(self, field) is not None:
                 check_number(self, field, above=0)
@@ -97,9 +100,10 @@ class Trainer:
         """Steps between looks into the layers; None for no looks."""
         return None if self.probe_every is None else self.steps("probe_every", horizon)
 
-    @property
-    def checkpoint_interval(self) -> Duration:
-        return duration_of(self, "checkpoint_every", units=("minutes",))
+    def checkpoint_rhythm(self, horizon: Horizon) -> tuple[float, int]:
+        """Seconds between two checkpoints, or steps; the other is 0, or both where there is to be one at the end only."""
+        duration = duration_of(self, "checkpoint_every", units=UNITS_OF_CHECKPOINTS)
+        return (60 * duration.number, 0) if duration.unit == "minutes" else (0.0, duration.steps(horizon))
 
     def cpu_threads(self, step_multiply_adds: int) -> int:
         """The number of threads that torch is pinned to; recorded, because the last bits on a CPU depend on it.
@@ -110,7 +114,7 @@ class Trainer:
         """
         if self.threads is not None:
             return self.threads
-        return max(1, min(_cores(), step_multiply_adds // MULTIPLY_ADDS_PER_THREAD))
+        return max(1, min(cores(), step_multiply_adds // MULTIPLY_ADDS_PER_THREAD))
 
     def check(self) -> None:
         """Raise ``ConfigError`` where CUDA is asked for and the system has no driver. Needs no torch, takes no time."""
@@ -141,7 +145,7 @@ def without_secret(text: str) -> str:
     return re.sub(r"://[^/?#\s]*@", "://***@", text)
 
 
-def _cores() -> int:
+def cores() -> int:
     """The cores that this process may use; a worker of a sweep is told its share of them."""
     return min(len(os.sched_getaffinity(0)), int(os.environ.get("GRADLAB_CORES", sys.maxsize)))
 

@@ -143,6 +143,8 @@ class Average(Step):
     @torch.no_grad()
     def after_step(self, steps: int) -> None:
         since = steps - self.start
+        if since <= 0:
+            self.taken_in = 0  # also of an average that had begun, in a run that has been made longer since
         if since < 0 or since % self.every != 0:
             return
         if since == 0:

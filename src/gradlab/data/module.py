@@ -58,6 +58,8 @@ class ImageData(pl.LightningDataModule):
         self.horizon = horizon
         self.round_steps = round_steps
         self.stop_every = stop_every
+        self.first_step = 0
+        """The optimizer step at which the training begins: above 0 where it is gone on with."""
         self.dtype = dtype
         self.augmentations = augmentations
         self.normalization = Normalization.chosen(normalization, splits.train)
@@ -112,7 +114,9 @@ class ImageData(pl.LightningDataModule):
             )
             for seed, preparation in zip(self.seeds, self._preparations, strict=True)
         ]
-        return chunks[0] if len(chunks) == 1 else SideBySide(chunks)
+        together = chunks[0] if len(chunks) == 1 else SideBySide(chunks)
+        together.next_step = self.first_step
+        return together
 
     def val_dataloader(self) -> EvaluationBatches:
         return self._evaluation("val")

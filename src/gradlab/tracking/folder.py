@@ -41,6 +41,8 @@ class RunFolder:
         self.layers = self.path / "model" / "layers.txt"
         self.layer_states = self.path / "model" / "layer_states.csv"
         self.skipped = self.path / "skipped_images.csv"
+        self.cut_rows = self.path / "journal.cut.jsonl"  # of a run that was gone on with, until it ends
+        self.running = self.path / ".running"  # locked by the process that the run is in
         self.shipped = self.path / "mlflow.json"
         self.shipper_log = self.path / "shipper.log"
         self.console = self.path / "console.log"  # of a run in a sweep: the terminal shows the sweep

@@ -7,8 +7,9 @@ It is the source of truth; MLflow is a view of it. Kinds of record:
 * ``metrics``: step and values.
 * ``artifact``: a file or folder below the run's folder, and the artifact folder it belongs to.
 * ``tags``: tags that are known only later.
-* ``end``: status, FINISHED, FAILED or KILLED in MLflow's words. The last line, unless a sweep was resumed:
-* ``resumed``: it runs again, in the ``process`` that is named.
+* ``end``: status, FINISHED, FAILED or KILLED in MLflow's words. The last line, unless it was resumed:
+* ``resumed``: it runs again, in the ``process`` that is named; of a run, from which ``step`` on, and with what in its configuration
+  ``changed``.
 
 Each record carries ``time``, milliseconds since 1970, and keeps it however often it is shipped. A value that is no
 finite number is written as ``"nan"``, ``"inf"`` or ``"-inf"``, which JSON lacks. A secret of the environment is never written.
@@ -20,7 +21,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gradlab.disk import room_for
 from gradlab.secrecy import redactor
@@ -29,11 +30,24 @@ from gradlab.tracking.liveness import identity
 Record = dict[str, Any]
 
 
-class Journal:
-    """Appends records to ``path``. Each is handed to the operating system at once, so a killed process loses none."""
+class Retaken(Protocol):
+    """Rows that a run had written before it was killed, of steps that it makes again (``retaking.py``)."""
 
-    def __init__(self, path: Path) -> None:
+    def take(self, step: int, values: dict[str, Any]) -> dict[str, Any]:
+        """The time and values of the row that there was already, where it is this one; else nothing."""
+
+
+class Journal:
+    """Appends records to ``path``. Each is handed to the operating system at once, so a killed process loses none.
+
+    Args:
+        path: of the file.
+        retaken: rows of the run that is gone on with; or None.
+    """
+
+    def __init__(self, path: Path, retaken: "Retaken | None" = None) -> None:
         self.path = path
+        self.retaken = retaken
         _drop_torn_line(path)
         self._file = path.open("ab", buffering=0)
 
@@ -61,11 +75,19 @@ class Journal:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Append one row: ``values`` after ``step`` optimizer steps."""
-        self.write("metrics", step=step, values={name: encode(value) for name, value in values.items()})
+        encoded = {name: encode(value) for name, value in values.items()}
+        again = self.retaken.take(step, encoded) if self.retaken else {}
+        self.write("metrics", **{"step": step, "values": encoded, **again})
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Append that ``path``, below the run's folder, is an artifact of the run in the artifact ``folder``."""
         self.write("artifact", path=str(path.relative_to(self.path.parent)), folder=folder)
+
+    def flush(self) -> int:
+        """Bring what was appended to the disk; returns how many bytes the journal has."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
         self._file.close()

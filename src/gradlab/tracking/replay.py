@@ -185,6 +185,8 @@ class Replay:
 
     def _ship_resumed(self, record: Record) -> None:
         self.client.update_run(self.run_id, status="RUNNING")
+        if "gradlab.reason" in self.client.get_run(self.run_id).data.tags:  # why it had ended
+            self.client.delete_tag(self.run_id, "gradlab.reason")
         self.state["ended"] = False
 
     def _ship_tags(self, record: Record) -> None:

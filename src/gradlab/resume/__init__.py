@@ -1,0 +1,1 @@
+"""Going on with a single run: which one is meant, with which configuration, from which checkpoint."""
