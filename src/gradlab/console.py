@@ -110,6 +110,8 @@ def print_results(console: Console, result: Mapping[str, Any], folder: Path, see
     lines.append(("time", f"{seconds['training_and_test']:.1f} s training and test, {seconds['total']:.1f} s in all"))
     if status == "killed":
         lines.append(("checkpoint", str(_relative(folder / "checkpoints" / "last"))))
+        if "point" not in result:  # of a sweep's run the sweep says it
+            lines.append(("go on with it", f"python train.py {shlex.quote(f'resume={_relative(folder)}')}"))
     lines.append(("folder", str(_relative(folder))))
     if result.get("mlflow_run_id"):
         lines.append(("MLflow run", result["mlflow_run_id"]))
