@@ -25,7 +25,8 @@ def secrets() -> dict[str, str]:
     for variable, value in os.environ.items():
         parts = [value] if _NAMES.search(variable) and not _is_path(value) else []
         # A name alone is none, and may be a word like any other.
-        parts += [user_info.partition(":")[2] for user_info in _USER_INFO.findall(value)]
+        if re.match(r"[\w+.-]+://", value):
+            parts += [user_info.partition(":")[2] for user_info in _USER_INFO.findall(value)]
         for part in parts:
             found |= {text: variable for text in (part, unquote(part)) if len(text) >= SHORTEST}
     return found
