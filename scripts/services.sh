@@ -18,4 +18,4 @@ if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && ! command -v in
         || echo 'create_main_cluster = false' | $sudo tee /etc/postgresql-common/createcluster.conf >/dev/null
     $sudo apt-get install --yes --no-install-recommends postgresql
 fi
-.venv/bin/uv pip install --python .venv/bin/python 'psycopg2-binary>=2.9'
+.venv/bin/uv pip install --python .venv/bin/python 'psycopg[binary]>=3.2'

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 @contextlib.contextmanager
 def postgresql() -> Iterator[str]:
     """The address of a database in a PostgreSQL server of this test's own."""
-    pytest.importorskip("psycopg2", reason="needs psycopg2: bash scripts/services.sh")
+    pytest.importorskip("psycopg", reason="needs psycopg: bash scripts/services.sh")
     found = [
         *Path("/usr/lib/postgresql").glob("*/bin"),
         *([Path(there).parent] if (there := shutil.which("initdb")) else []),

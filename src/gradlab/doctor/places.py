@@ -40,7 +40,7 @@ def look_at_store(uri: str | None) -> Iterator[Finding]:
         advice = (
             "Start it, or name another store with MLFLOW_TRACKING_URI. Runs train without it; gradlab sync ships later."
         )
-        if "No module named 'psycopg2'" in said:
+        if "No module named 'psycopg" in said:
             advice = "pip install 'gradlab[postgresql]'"
         yield Finding("store", WRONG, f"{shown} does not answer: {said[:300]}", advice)
 
