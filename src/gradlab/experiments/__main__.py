@@ -136,8 +136,8 @@ def _run(experiment: Experiment, parsed: argparse.Namespace) -> bool:
 
 
 def _from_seed(command: list[str], first: int) -> list[str]:
-    """The command with as many seeds from ``first`` on as it had. Of one whose configuration has the seeds: five."""
-    given = next((word for word in command if override_key(word) == "seed"), "seed=range(5)")
+    """The command with as many seeds from ``first`` on as it had. Of one whose configuration has the seeds: three."""
+    given = next((word for word in command if override_key(word) == "seed"), "seed=range(3)")
     value = given.partition("=")[2].removeprefix("range(").rstrip(")")
     count = int(value.split(",")[-1]) if "range" in given else len(value.split(","))
     return [*(word for word in command if word != given), f"seed=range({first},{first + count})"]

@@ -50,6 +50,8 @@ def bars(axes: Axes, settings: Sequence[Setting], names: Sequence[str], metrics:
     axes.set_yticks(range(len(settings)), names)
     axes.invert_yaxis()
     if Metric(next(iter(metrics.values()))).share:
+        low, high = axes.get_xlim()
+        axes.set_xlim(max(low, -0.01), min(high, 1.01))  # the interval of a few wild seeds may leave what can be
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     tidy(axes)
