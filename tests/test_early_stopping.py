@@ -10,7 +10,7 @@ from test_sweep_runs import stored, sweep_of
 SHORT = ["model=logistic", "optimizer=adam", "trainer.max_epochs=null", "trainer.max_steps=120"]
 ASHA = [
     *("-m", *SHORT, "trainer.validate_every='10 steps'", "optimizer.lr=0.03,1e-5,1e-6", "seed=0,1"),
-    *("hydra.launcher.workers=1", "hydra.launcher.early_stopping=asha"),
+    *("hydra.launcher.workers=1", "hydra.launcher.population=off", "hydra.launcher.early_stopping=asha"),
 ]
 
 
@@ -59,6 +59,22 @@ def test_hopeless_rates_are_stopped_and_the_best_is_the_same(tmp_path: Path) -> 
     assert {point["status"] for point in sweep_of(tmp_path)[1]["points"]} == {"finished"}
     assert len(folder.run_folders()) == len(before) + 4
     assert json.loads((folder.path / "summary.json").read_text())["best"] == best
+
+
+def test_members_of_a_population_are_stopped_each_on_its_own(tmp_path: Path) -> None:
+    halving = [*ASHA[:-2], "tracking=none", "hydra.launcher.population=6", "hydra.launcher.early_stopping=halving"]
+    done = train(tmp_path, *halving, timeout=200)
+    assert done.status == 0, done.out + done.err
+    folder, sweep = sweep_of(tmp_path)
+    assert {point["name"] for point in sweep["points"] if point["status"] == "finished"} == {
+        "lr=0.03 seed=0",
+        "lr=0.03 seed=1",
+    }
+    for point in sweep["points"]:
+        result = json.loads((folder.path / point["folder"] / "result.json").read_text())
+        assert (result["status"], result["population"]) == (point["status"], 6)
+        assert (result["steps"] < 120) == (point["status"] == "pruned")
+        assert (folder.path / point["folder"] / "checkpoints" / "last").is_dir()
 
 
 def test_a_rung_that_no_run_reaches_is_refused(tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ def test_gpus_are_those_of_the_environment_else_those_of_the_machine(tmp_path: P
     ],
 )
 def test_wrong_launcher_settings_are_said(change: dict[str, Any], message: str) -> None:
-    values = {"workers": None, "runs_per_gpu": 1, "fail_fast": False, **UNSTOPPED}
+    values = {"workers": None, "runs_per_gpu": 1, "fail_fast": False, "population": "auto", **UNSTOPPED}
     with pytest.raises(ConfigError, match=message):
         launching({**values, **change})
 

@@ -120,7 +120,7 @@ def _run_one(composed: DictConfig, command: list[str]) -> tuple[int, float | Non
     except ConfigError as error:
         return _say_wrong(str(error)), None
     except (GradlabError, OSError) as error:
-        told = full(error, Path(getattr(error, "filename", None) or config.output_dir)) or error
+        told = full(error, Path(getattr(error, "filename", None) or composed.get("output_dir") or ".")) or error
         print(f"\ngradlab: the run failed. {told}", file=sys.stderr)
         return FAILED, None
     if outcome.signum is None:
