@@ -1,0 +1,73 @@
+"""Where the points of a sweep are trained: on this machine, as jobs of SLURM, or on the nodes of a Ray cluster.
+
+An executor has workers somewhere, hands them groups of points, and reports what they say and that they are no more.
+Everything else is the same for all of them: which points there are, how they are grouped, retried, resumed, shown and judged
+(``execution.py``, ``session.py``).
+"""
+
+from collections.abc import Sequence
+from typing import IO, Protocol
+
+from gradlab.config import Config
+from gradlab.sweeps.executors.local import Local
+from gradlab.sweeps.seats import Seat, cores_here, free_memory, gpus_here, seats
+from gradlab.sweeps.settings import Launching
+from gradlab.sweeps.workers import Message, Worker
+from gradlab.tracking.folder import SweepFolder
+
+
+class Executor(Protocol):
+    """What ``execution.py`` asks of an executor.
+
+    machine: what measured paces are remembered for, beside the seat; empty for this machine.
+    """
+
+    machine: str
+
+    @property
+    def workers(self) -> Sequence[Worker]:
+        """Those that there are, busy or not."""
+
+    @property
+    def seat(self) -> Seat:
+        """What a worker may use."""
+
+    @property
+    def size(self) -> int:
+        """Workers that there can be at once, as far as that is known."""
+
+    def memory(self) -> int:
+        """Bytes that a worker may take."""
+
+    def want(self, workers: int) -> None:
+        """Have so many workers, or as many as there can be."""
+
+    def look(self, seconds: float) -> list[tuple[Worker, list[Message] | None]]:
+        """Wait for at most ``seconds``: what workers have said meanwhile. A None says that a worker is no more."""
+
+    def drop(self, worker: Worker) -> None:
+        """Have no more to do with a worker, and end it if it lives."""
+
+    def close(self) -> None:
+        """Let all workers go."""
+
+
+def places(settings: Launching, configs: Sequence[Config]) -> list[Seat]:
+    """The seats of workers for ``configs``; nothing is started yet.
+
+    Raises:
+        ConfigError: there can be none such.
+    """
+    return seats(settings, configs, cores_here(), free_memory(), gpus_here())
+
+
+def executor(settings: Launching, seats: list[Seat], folder: SweepFolder, lock: IO[str]) -> Executor:
+    """The executor that was asked for, without workers yet.
+
+    Args:
+        settings: of the launcher.
+        seats: what ``places`` gave.
+        folder: of the sweep.
+        lock: the sweep's, which processes on this machine hold with it.
+    """
+    return Local(seats, folder.logs, lock)
