@@ -64,6 +64,7 @@ class Execution:
         self.table = table
         self.stopping = stopping
         self.signum: int | None = None
+        self.left: str | None = None
         self._waiting: deque[list[Point]] = deque()
         self._unplanned: dict[str, list[Point]] = {}
         self._memory = Memory(machine=executor.machine)
@@ -77,18 +78,22 @@ class Execution:
     def run(self) -> None:
         """Run all points that wait. What came of them is in the points, and in ``signum``; workers stay for other points.
 
+        A signal ends running points; or where the executor's workers stay without this process, it is left: ``left`` then says
+        how to end them.
+
         Raises:
             GradlabError: workers cannot be started at all.
         """
+        self.executor.join(self.record.points, self.record.folder.path)
         waiting = [point for point in self.record.points if point.status == "waiting" and point.config]
         if self.stopping:
             self.stopping.add(self.record.points)
             waiting = self.stopping.ordered(waiting)
-        if not waiting:
+        if not waiting and not any(worker.points for worker in self.executor.workers):
             return
         self._plan(waiting)
         with self._signals(), self.table:
-            while self._left or any(worker.points for worker in self.executor.workers):
+            while self.left is None and (self._left or any(worker.points for worker in self.executor.workers)):
                 self._look()
                 self.table.update(self.executor.workers)
                 self.record.write_in_time()
@@ -103,6 +108,9 @@ class Execution:
         """Wait for a moment, and deal with all that has happened."""
         if self._signals_to_heed:
             self._signals_to_heed -= 1
+            if self.executor.stays:
+                self.left = self.executor.leave()
+                return
             self.stop()
         for worker, events in self.executor.look(TICK):
             for event in events or []:
@@ -113,11 +121,19 @@ class Execution:
             for worker in list(self.executor.workers):
                 self._give_up(worker)
         self._want()
-        for worker in [worker for worker in self.executor.workers if worker.idle]:
-            self._assign(worker)
+        for worker in self.executor.workers:
+            while worker.idle and self._assign(worker):
+                pass
 
     def _heard(self, worker: Worker, event: Message) -> None:
-        if event["event"] == "ready":
+        if event["event"] in ("again", "done") and all(point.id != event["point"] for point in worker.points):
+            return  # of a worker that was joined, and from before that
+        if event["event"] == "begun":
+            worker.begun |= set(event["points"])
+            for point in worker.points:
+                if point.id in worker.begun:
+                    point.status = "running"
+        elif event["event"] == "ready":
             worker.ready, self._failed_starts = True, 0
         elif event["event"] == "progress":
             worker.said = event
@@ -216,15 +232,15 @@ class Execution:
         how = f"populations of {size}" if size > 1 else "one by one"
         self.table.say(f"{points[0].name} and {len(points) - 1} more: {event['reason']}; they are trained {how}")
 
-    def _assign(self, worker: Worker) -> None:
-        """Give an idle worker the next points, if any wait, or something to measure."""
+    def _assign(self, worker: Worker) -> bool:
+        """Give an idle worker the next points, or something to measure; returns whether there was anything."""
         being = {other.measuring for other in self.executor.workers}
         group = next((group for group in self._unplanned if group not in being), None)
         if group is not None and self._stop_at is None:
             config = self._unplanned[group][0].config
             assert config is not None
             worker.measure(group, config)
-            return
+            return True
         while self._waiting and self._stop_at is None:
             points, folders = [], []
             for point in self._waiting.popleft():
@@ -233,7 +249,8 @@ class Execution:
                 except OSError as error:
                     self._settle(point, "failed", f"its folder cannot be made: {error}", {})
                     continue
-                point.status, point.reason, point.tries = "running", None, point.tries + 1
+                point.status, point.reason = "queued" if worker.queues else "running", None
+                point.tries += 1
                 point.folder = str(folder.path.relative_to(self.record.folder.path))
                 points.append(point)
                 folders.append(folder.path)
@@ -241,7 +258,8 @@ class Execution:
                     self.stopping.halving.begun(point.id)
             if points:
                 worker.run(points, folders, self.parent, self.record.command)
-                return
+                return True
+        return False
 
     def _lost(self, worker: Worker) -> None:
         """A worker has died: its point is tried once more, and another worker takes its seat."""
@@ -252,11 +270,13 @@ class Execution:
         self.executor.drop(worker)
         if worker.measuring is not None:  # a network that does not fit, perhaps: each of its points shall say so itself
             self._waiting.extend([point] for point in self._unplanned.pop(worker.measuring))
-        elif not points:
-            self._failed_starts += not worker.ready
+        elif not worker.ready and self._stop_at is None:
+            self._failed_starts += 1
             if self._failed_starts >= STARTS:
                 raise GradlabError(f"The sweep's workers cannot start: {reason}. {said}")
-        for point in points:
+        untouched = [point for point in points if point.id not in worker.begun]
+        self._put_back(untouched)
+        for point in [point for point in points if point not in untouched]:
             if self._stop_at is not None:
                 self._bury(point, "killed", "interrupted")
                 self._settle(point, "killed", "interrupted", {})
@@ -304,10 +324,20 @@ class Execution:
 
     # ------------------------------------------------------------------ workers
 
+    def _put_back(self, points: list[Point]) -> None:
+        """Have points wait again whose worker is no more and had not begun them."""
+        for point in reversed(points):
+            point.status, point.tries = "waiting", point.tries - 1
+            if point.folder is not None:
+                with contextlib.suppress(OSError):
+                    (self.record.folder.path / point.folder).rmdir()
+                point.folder = None
+            self._waiting.appendleft([point])
+
     def _want(self) -> None:
         """Have as many workers as there is anything to do for."""
         if self._left:
-            busy = sum(not worker.idle for worker in self.executor.workers if worker.ready)
+            busy = sum(bool(worker.points or worker.measuring) for worker in self.executor.workers)
             todo = len(self._waiting) + sum(len(points) for points in self._unplanned.values())
             self.executor.want(busy + todo)
 

@@ -112,11 +112,11 @@ class Session:
         self, loader: Any, master: DictConfig, points: Sequence[list[str]], settings: Launching
     ) -> tuple[list[Config], list[Seat], list[str], list[Point], list[str]]:
         """Configurations, seats, ids, points and swept keys of ``points``, once all is known to be possible."""
-        built = compose_all(loader, master, points, self.explain)
+        built = compose_all(loader, master, points, self.explain, elsewhere=settings.executor != "local")
         configs = [_without_plots(config, overrides) for overrides, config in built]
         seats = places(settings, configs)
         for config in configs[:1]:
-            if config.trainer.name == "cuda" and not gpus_here():
+            if config.trainer.name == "cuda" and settings.executor == "local" and not gpus_here():
                 raise ConfigError("trainer=cuda was asked for, and CUDA_VISIBLE_DEVICES names no device.")
         ids, new, swept = self._points([overrides for overrides, _ in built], configs)
         check_rungs(new, settings)
@@ -238,7 +238,7 @@ class Session:
                 record,
                 self._parent,
                 self._journal,
-                executor(settings, seats, record.folder, self._lock),
+                executor(settings, seats, record.folder, f"gradlab-{record.id[:8]}", self._lock),
                 settings.members,
                 settings.fail_fast,
                 table,
@@ -272,19 +272,23 @@ class Session:
         lines: list[str] = []
         with contextlib.suppress(OSError):
             record.write()
+        left = self._execution.left if self._execution is not None else None
+        if left is not None:
+            record.status = "left"
         if stopped != "signal":
             lines = self._conclude(record)
         with contextlib.suppress(OSError):
             self._journal.artifact(record.folder.record)
             self._journal.write("tags", tags={"gradlab.status": record.status})
-            self._journal.write("end", status=ENDS.get(record.status, "FINISHED"))
+            if left is None:
+                self._journal.write("end", status=ENDS.get(record.status, "FINISHED"))
         with contextlib.suppress(OSError):
             self._journal.close()
         note = self._shipped(record)
         with contextlib.suppress(OSError):
             record.folder.logs.rmdir()  # each worker removes its own, where that is empty
         self._lock.close()
-        self._tell(record, failed, lines, note)
+        self._tell(record, failed, [*lines, *([left] if left else [])], note)
         return int(bool(failed))
 
     def _conclude(self, record: SweepRecord) -> list[str]:

@@ -87,7 +87,8 @@ class Table:
         record = self.record
         parts = [f"{record.count(*DONE)}/{record.expected} done"]
         counts = {
-            status: record.count(status) for status in ("running", "waiting", "diverged", "pruned", "failed", "killed")
+            status: record.count(status)
+            for status in ("running", "queued", "waiting", "diverged", "pruned", "failed", "killed")
         }
         parts += [f"{count} {status}" for status, count in counts.items() if count]
         if self._accuracies:

@@ -17,8 +17,8 @@ class Worker(abc.ABC):
     event, and ``ready`` whether it has imported everything. ``begun`` are the ids of the points whose training it has begun.
     """
 
-    parcels = 1
-    """Groups of points that it takes at once, to train them one after the other."""
+    queues = False
+    """Whether what it is given may wait for a machine first."""
 
     def __init__(self) -> None:
         self.points: list[Point] = []

@@ -6,10 +6,12 @@ Everything else is the same for all of them: which points there are, how they ar
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, Protocol
 
 from gradlab.config import Config
 from gradlab.sweeps.executors.local import Local
+from gradlab.sweeps.record import Point
 from gradlab.sweeps.seats import Seat, cores_here, free_memory, gpus_here, seats
 from gradlab.sweeps.settings import Launching
 from gradlab.sweeps.workers import Message, Worker
@@ -20,9 +22,11 @@ class Executor(Protocol):
     """What ``execution.py`` asks of an executor.
 
     machine: what measured paces are remembered for, beside the seat; empty for this machine.
+    stays: whether its workers go on when the sweep's process has ended.
     """
 
     machine: str
+    stays: bool
 
     @property
     def workers(self) -> Sequence[Worker]:
@@ -42,32 +46,48 @@ class Executor(Protocol):
     def want(self, workers: int) -> None:
         """Have so many workers, or as many as there can be."""
 
+    def join(self, points: Sequence[Point], sweep: Path) -> None:
+        """Take up workers that stayed when an earlier process left the ``sweep``'s folder, with those of ``points`` they have."""
+
     def look(self, seconds: float) -> list[tuple[Worker, list[Message] | None]]:
         """Wait for at most ``seconds``: what workers have said meanwhile. A None says that a worker is no more."""
 
     def drop(self, worker: Worker) -> None:
         """Have no more to do with a worker, and end it if it lives."""
 
+    def leave(self) -> str:
+        """Let workers that stay go on by themselves; returns how to end them, for a person."""
+
     def close(self) -> None:
         """Let all workers go."""
 
 
 def places(settings: Launching, configs: Sequence[Config]) -> list[Seat]:
-    """The seats of workers for ``configs``; nothing is started yet.
+    """The seats of workers for ``configs`` on this machine; none elsewhere. Nothing is started yet.
 
     Raises:
-        ConfigError: there can be none such.
+        ConfigError: there can be none such, or the executor that was asked for is not to be had.
     """
+    if settings.executor == "slurm":
+        from gradlab.sweeps.executors import slurm
+
+        slurm.check(settings.slurm)
+        return []
     return seats(settings, configs, cores_here(), free_memory(), gpus_here())
 
 
-def executor(settings: Launching, seats: list[Seat], folder: SweepFolder, lock: IO[str]) -> Executor:
+def executor(settings: Launching, seats: list[Seat], folder: SweepFolder, name: str, lock: IO[str]) -> Executor:
     """The executor that was asked for, without workers yet.
 
     Args:
         settings: of the launcher.
         seats: what ``places`` gave.
         folder: of the sweep.
+        name: of the sweep, short, for those who look at a cluster.
         lock: the sweep's, which processes on this machine hold with it.
     """
+    if settings.executor == "slurm":
+        from gradlab.sweeps.executors.slurm import SlurmJobs
+
+        return SlurmJobs(settings.slurm, settings.workers, folder.jobs, name)
     return Local(seats, folder.logs, lock)

@@ -1,10 +1,12 @@
 """Workers on this machine: one process to a seat."""
 
 import selectors
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 from gradlab.sweeps.executors.process import WorkerProcess
+from gradlab.sweeps.record import Point
 from gradlab.sweeps.seats import Seat, free_memory
 from gradlab.sweeps.workers import Message, Worker
 
@@ -38,6 +40,7 @@ class Local:
     """
 
     machine = ""
+    stays = False
 
     def __init__(self, seats: list[Seat], logs: Path, lock: IO[str]) -> None:
         self.seats = seats
@@ -67,6 +70,12 @@ class Local:
             worker = LocalWorker(seat, self.logs / f"{self._started}.log", self.lock)
             self.workers.append(worker)
             self._selector.register(worker.process.events, selectors.EVENT_READ, worker)
+
+    def join(self, points: Sequence[Point], sweep: Path) -> None:
+        """Nothing: its workers end with the process that started them."""
+
+    def leave(self) -> str:
+        raise NotImplementedError("workers on this machine end with the sweep's process")
 
     def look(self, seconds: float) -> list[tuple[Worker, list[Message] | None]]:
         found: list[tuple[Worker, list[Message] | None]] = []
