@@ -238,7 +238,7 @@ class Session:
                 record,
                 self._parent,
                 self._journal,
-                executor(settings, seats, record.folder, f"gradlab-{record.id[:8]}", self._lock),
+                executor(settings, seats, record, self._lock),
                 settings.members,
                 settings.fail_fast,
                 table,

@@ -9,10 +9,10 @@ from omegaconf.errors import OmegaConfBaseException
 from gradlab.bounds import check_number, check_option
 from gradlab.durations import duration_of
 from gradlab.errors import ConfigError, FieldError
-from gradlab.sweeps.clusters import Slurm
+from gradlab.sweeps.clusters import Ray, Slurm
 
 Settings = TypeVar("Settings")
-EXECUTORS = ("local", "slurm")
+EXECUTORS = ("local", "slurm", "ray")
 EARLY_STOPPING = ("none", "asha", "halving")
 
 
@@ -20,10 +20,10 @@ EARLY_STOPPING = ("none", "asha", "halving")
 class Launching:
     """How the points of a sweep are run; the numbers are in configs/hydra/launcher/gradlab.yaml.
 
-    executor: where points are trained: ``local`` (this machine) or ``slurm`` (jobs of a cluster).
-    slurm: of its jobs.
+    executor: where points are trained: ``local`` (this machine), ``slurm`` (jobs of a cluster) or ``ray`` (nodes of one).
+    slurm, ray: of its jobs, and of its workers.
     workers: processes on the CPU, ≥ 1; or null for as many as there are cores for their threads and memory for them. Of slurm, jobs
-        that run at once; null for as many as the cluster lets.
+        that run at once, and of ray, workers; null for as many as the cluster has room for.
     runs_per_gpu: processes to each GPU, ≥ 1.
     fail_fast: whether the first failed point ends the sweep.
     population: ``auto`` trains points that differ in numbers only (``sweeps/grouping.py``) at once, as many as measure
@@ -37,6 +37,7 @@ class Launching:
 
     executor: str
     slurm: Slurm
+    ray: Ray
     workers: int | None
     runs_per_gpu: int
     fail_fast: bool

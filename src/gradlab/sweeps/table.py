@@ -76,7 +76,11 @@ class Table:
         if self._live is None:
             if now - self._spoken >= self.rhythm:
                 self._spoken = now
-                self.say(self.line(workers) if any(worker.ready for worker in workers) else "workers are starting …")
+                self.say(
+                    self.line(workers)
+                    if any(worker.ready or worker.queues for worker in workers)
+                    else "workers are starting …"
+                )
         elif now - self._spoken >= 0.25:
             self._spoken = now
             lines = [self.line(workers), *self._running(workers)]

@@ -11,11 +11,10 @@ from typing import IO, Protocol
 
 from gradlab.config import Config
 from gradlab.sweeps.executors.local import Local
-from gradlab.sweeps.record import Point
+from gradlab.sweeps.record import Point, SweepRecord
 from gradlab.sweeps.seats import Seat, cores_here, free_memory, gpus_here, seats
 from gradlab.sweeps.settings import Launching
 from gradlab.sweeps.workers import Message, Worker
-from gradlab.tracking.folder import SweepFolder
 
 
 class Executor(Protocol):
@@ -73,21 +72,33 @@ def places(settings: Launching, configs: Sequence[Config]) -> list[Seat]:
 
         slurm.check(settings.slurm)
         return []
+    if settings.executor == "ray":
+        from gradlab.sweeps.executors import ray
+
+        ray.check()
+        return []
     return seats(settings, configs, cores_here(), free_memory(), gpus_here())
 
 
-def executor(settings: Launching, seats: list[Seat], folder: SweepFolder, name: str, lock: IO[str]) -> Executor:
+def executor(settings: Launching, seats: list[Seat], record: SweepRecord, lock: IO[str]) -> Executor:
     """The executor that was asked for, without workers yet.
 
     Args:
         settings: of the launcher.
         seats: what ``places`` gave.
-        folder: of the sweep.
-        name: of the sweep, short, for those who look at a cluster.
+        record: of the sweep.
         lock: the sweep's, which processes on this machine hold with it.
     """
     if settings.executor == "slurm":
         from gradlab.sweeps.executors.slurm import SlurmJobs
 
-        return SlurmJobs(settings.slurm, settings.workers, folder.jobs, name)
-    return Local(seats, folder.logs, lock)
+        name = f"gradlab-{record.id[:8]}"  # for those who look at the cluster
+        return SlurmJobs(settings.slurm, settings.workers, record.folder.jobs, name)
+    if settings.executor == "ray":
+        from gradlab.sweeps.executors.ray import RayNodes
+
+        imports = {
+            module for point in record.points if point.config for module in point.config.composed.get("imports", [])
+        }
+        return RayNodes(settings.ray, settings.workers, record.folder.path, record.id, sorted(imports))
+    return Local(seats, record.folder.logs, lock)

@@ -22,9 +22,17 @@ class WorkerProcess:
         log: file for what it says before and between points.
         lock: open file of the sweep's lock, which the process holds with the sweep; None away from the sweep's process.
         path: where it imports from; as this process does by default.
+        folder: its working directory; this process's by default.
     """
 
-    def __init__(self, seat: Seat, log: Path, lock: IO[str] | None = None, path: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        seat: Seat,
+        log: Path,
+        lock: IO[str] | None = None,
+        path: list[str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self.log = log
         self._rest = b""
         with _opened(log) as file:
@@ -33,7 +41,8 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
-                env={**os.environ, **seat.environment()},
+                env={**os.environ, **seat.environment(), **_importing(path)},
+                cwd=folder,
                 pass_fds=(lock.fileno(),) if lock else (),
                 start_new_session=True,  # Ctrl-C is for the sweep, which ends its workers in good order
             )
@@ -105,6 +114,11 @@ class WorkerProcess:
         except OSError:
             lines = []
         return lines[-1] if lines else ""
+
+
+def _importing(path: list[str] | None) -> dict[str, str]:
+    """The variable that lets a process find this package, before it is told the whole ``path``."""
+    return {} if path is None else {"PYTHONPATH": os.pathsep.join(entry for entry in path if entry)}
 
 
 def _opened(log: Path) -> IO[str]:
