@@ -230,7 +230,7 @@ def _as_new() -> None:
 
 def progress_report(events: IO[str]) -> Any:
     """Lightning's callback that tells the sweep how a point gets on."""
-    import lightning.pytorch as pl
+    from gradlab.lightning import pl
 
     class ProgressReport(pl.Callback):
         def __init__(self) -> None:
