@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -239,6 +240,45 @@ def test_a_poisoned_recipe_is_a_wrong_configuration(tmp_path: Path, where: str) 
         assert finished.status == 2, finished.out + finished.err
         assert "is refused" in finished.err
     assert {path.name for path in tmp_path.iterdir()} == {"experiment"}
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("job.env_set", {"PYTHONPATH": "/tmp/evil"}),
+        ("output_subdir", "../../.config"),
+        ("job_logging.handlers.file", {"class": "logging.FileHandler", "filename": "~/.bashrc"}),
+        ("hydra_logging.handlers.file", {"class": "logging.handlers.RotatingFileHandler", "filename": "~/.profile"}),
+    ],
+)
+def test_hydra_s_own_configuration_sets_no_variables_and_writes_no_file_of_its_choice(place: str, value: Any) -> None:
+    node: Any = value
+    for part in reversed(place.split(".")):
+        node = {part: node}
+    with pytest.raises(ConfigError, match=rf"hydra\.{place}.* is refused"):
+        refuse_callables(node, "hydra")
+
+
+@pytest.mark.slow
+def test_what_lies_in_the_working_directory_is_not_imported(tmp_path: Path) -> None:
+    """``python -m`` would: the processes beside a run and a sweep are started without."""
+    for name in ("json", "typing", "gradlab", "mlflow"):
+        (tmp_path / f"{name}.py").write_text("open('canary', 'w')\n")
+    finished = train(tmp_path, "-m", "seed=0,1", "trainer.max_epochs=1", "plots=false", "hydra.launcher.workers=1")
+    assert finished.status == 0, finished.err
+    assert train(tmp_path, "trainer.max_epochs=1", "plots=false").status == 0
+    assert not list(tmp_path.rglob("canary"))
+
+
+def test_processes_of_ours_do_not_look_into_the_working_directory() -> None:
+    """Which may be a folder of others: ``python -m`` puts it before the standard library."""
+    started = [
+        (file, "-P" in call or "PYTHONSAFEPATH" in file.read_text())
+        for file in (ROOT / "src").rglob("*.py")
+        for call in re.findall(r"\[\s*sys\.executable,[^\]]*-m\b[^\]]*", file.read_text())
+    ]
+    assert len(started) >= 5
+    assert not [file for file, safe in started if not safe]
 
 
 def test_a_configuration_cannot_take_a_secret_along(

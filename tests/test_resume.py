@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from gradlab.checkpoints import Checkpointer, load_checkpoint, newest_checkpoint, save_checkpoint
 from gradlab.classifier import Classifier
-from gradlab.config import Config, build_config
+from gradlab.config import Config, Origin, build_config
 from gradlab.errors import CheckpointError, ConfigError
+from gradlab.resume.beginning import resumption
 from gradlab.resume.fingerprint import difference, fingerprint
 from gradlab.resume.settings import changes, result_changing, stretched, told, with_overrides
 from gradlab.resume.which import find_folder, single_runs, with_its_choices
@@ -363,3 +364,18 @@ def test_hydra_is_told_the_runs_own_choices(tmp_path: Path) -> None:
     assert words(f"resume={run}", "augment.crop.padding=2", "model=mlp", "model.depth=1")[-1] == "augment=[crop,flip]"
     assert words("resume=true", "-m", "optimizer.momentum=0.5") == ["resume=true", "-m", "optimizer.momentum=0.5"]
     assert words("optimizer.momentum=0.5") == ["optimizer.momentum=0.5"]
+
+
+def test_auto_imports_nothing_that_another_run_names(
+    tmp_path: Path, compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "poisonous.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    composed = compose(f"output_dir={tmp_path}/outputs", "resume=auto")
+    other = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(other, dict)
+    (tmp_path / "outputs" / "other").mkdir(parents=True)
+    told = {**other, "imports": ["poisonous"], "resume": False}
+    (tmp_path / "outputs" / "other" / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(told)))
+    assert resumption(composed, "auto", Origin()) is None
+    assert not (tmp_path / "canary").exists()

@@ -1,8 +1,7 @@
-"""Real runs, really killed, gone on with: in the same bits as one that was never killed. scripts/chaos_resume.py does the killing."""
+"""Real runs gone on with. Those that are really killed are in test_chaos.py."""
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,36 +9,9 @@ import pytest
 
 from gradlab.checkpoints import load_checkpoint, newest_checkpoint
 from gradlab.tracking.journal import metric_rows, records
-from processes import ROOT, Finished, execute, train
+from processes import Finished, train
 
 SHORT = ("trainer.max_epochs=null", "plots=false", "tracking=none", "trainer=cpu")
-
-
-def chaos(folder: Path, *arguments: str) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "chaos_resume.py"), *arguments, "--json", "found.json"]
-    finished = execute(command, folder, timeout=3000)
-    assert finished.status == 0, finished.out + finished.err
-    for fault, found in json.loads((folder / "found.json").read_text()).items():
-        assert found["survived"] == found["of"] > 0, fault
-        assert (found["rows_lost"], found["rows_doubled"]) == (0, 0), fault
-
-
-def test_a_killed_run_ends_in_the_same_bits(tmp_path: Path) -> None:
-    chaos(tmp_path, "sigkill=3", "sigterm=2", "--seed", "3")
-
-
-def test_a_killed_save_leaves_a_whole_checkpoint_and_a_damaged_one_is_said(tmp_path: Path) -> None:
-    chaos(tmp_path, "saves=1", "truncated=20", "flipped=20")
-
-
-@pytest.mark.slow
-def test_many_killed_runs_end_in_the_same_bits(tmp_path: Path) -> None:
-    chaos(tmp_path, "sigkill=20", "sigterm=10", "truncated=200", "flipped=200", "--seed", "4")
-
-
-@pytest.mark.slow
-def test_mlflow_has_every_row_of_a_killed_run_once(tmp_path: Path) -> None:
-    chaos(tmp_path, "sigkill=3", "sigterm=3", "--mlflow", "--fresh", "--seed", "5")
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import pickle
 import re
 import signal
 from collections import Counter
@@ -23,6 +24,7 @@ from gradlab.sweeps.space import Dimension, Space, read_space  # noqa: E402
 from gradlab.tracking.folder import RunFolder  # noqa: E402
 from gradlab.tracking.journal import Journal, records  # noqa: E402
 from processes import ROOT, train  # noqa: E402
+from test_poison import Canary  # noqa: E402
 from test_sweep_runs import FAULTY, IMPORTABLE, results, running, start, sweep_of, wait_until  # noqa: E402
 from test_sweeps import hydra_loader  # noqa: E402
 
@@ -247,6 +249,42 @@ def test_every_sampler_searches_in_batches_and_goes_on_as_it_would_have(tmp_path
         assert sorted(found[0]) == sorted(
             json.dumps({"model.width": width, "optimizer": name}) for width in (1, 2, 3, 4) for name in ("sgd", "adam")
         )
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("options", [{}, {"with_margin": True}, {"use_separable_cma": True}])
+def test_cma_es_chooses_as_optuna_s_own_without_its_pickles(options: dict[str, Any]) -> None:
+    from gradlab.sweeps.cma import PlainCmaEs
+
+    found, kept = [], []
+    for sampler in (optuna.samplers.CmaEsSampler, PlainCmaEs):
+        study = optuna.create_study(direction="maximize")
+        for batch in range(6):
+            study.sampler = sampler(seed=batch, n_startup_trials=2, consider_pruned_trials=True, **options)
+            for trial in [study.ask() for _ in range(4)]:
+                x, k = trial.suggest_float("x", 1e-4, 1, log=True), trial.suggest_int("k", 1, 9)
+                trial.report(-abs(math.log10(x) + 2) - abs(k - 4), 1)
+                if trial.number % 7 == 3:
+                    study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                else:
+                    study.tell(trial, -abs(math.log10(x) + 2) - abs(k - 4))
+        found.append([value for trial in study.trials for value in trial.params.values()])
+        kept.append(sum("optimizer" in key for trial in study.trials for key in trial.system_attrs))
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+    assert kept[0] > kept[1] == 0
+
+
+def test_a_pickle_in_a_study_is_not_loaded(tmp_path: Path) -> None:
+    poison = pickle.dumps(Canary(tmp_path / "canary")).hex()
+    change: dict[str, Any] = {"sampler": "cmaes", "options": {"n_startup_trials": 2}}
+    study = study_in(tmp_path, [LR, DECAY], **change)
+    for trial in study.ask(4):
+        for prefix in ("cma", "sepcma", "cmawm"):
+            trial.storage.set_trial_system_attr(trial._trial_id, f"{prefix}:generation", 1)
+            trial.storage.set_trial_system_attr(trial._trial_id, f"{prefix}:optimizer:0", poison)
+        study.tell(trial, [came(study, "finished", [0.5])])
+    assert len(study_in(tmp_path, [LR, DECAY], resume=True, **change).ask(4)) == 4
+    assert not (tmp_path / "canary").exists()
 
 
 def test_trials_without_an_end_are_known_when_the_study_is_opened_again(tmp_path: Path) -> None:

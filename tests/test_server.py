@@ -1,12 +1,8 @@
 """Real tracking servers: what a run leaves there is what it leaves in a file."""
 
 import contextlib
-import os
-import pwd
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,42 +12,9 @@ from processes import ROOT, environment, gradlab, train
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from faults.comparison import differences
-from faults.server import Server
+from faults.server import Server, installed, postgresql
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@contextlib.contextmanager
-def postgresql() -> Iterator[str]:
-    """The address of a database in a PostgreSQL server of this test's own."""
-    pytest.importorskip("psycopg", reason="needs psycopg: bash scripts/services.sh")
-    found = [
-        *Path("/usr/lib/postgresql").glob("*/bin"),
-        *([Path(there).parent] if (there := shutil.which("initdb")) else []),
-    ]
-    if not found:
-        pytest.skip("needs PostgreSQL: bash scripts/services.sh")
-    programs = found[0]
-    user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name  # it refuses to run as root
-    with tempfile.TemporaryDirectory(prefix="gradlab-pg-", dir="/tmp") as name:
-        folder = Path(name)
-        if os.geteuid() == 0:
-            shutil.chown(folder, "postgres")
-        as_user = ["runuser", "-u", user, "--"] if os.geteuid() == 0 else []
-
-        def run(program: str, *arguments: str) -> None:
-            command = [*as_user, str(programs / program), *arguments]
-            subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-        data = folder / "data"
-        run("initdb", "-D", str(data), "-A", "trust", "-U", "gradlab")
-        options = f"-c listen_addresses='' -c unix_socket_directories={folder}"
-        run("pg_ctl", "-D", str(data), "-o", options, "-l", str(folder / "log"), "-w", "start")
-        try:
-            run("createdb", "-h", str(folder), "-U", "gradlab", "mlflow")
-            yield f"postgresql://gradlab@/mlflow?host={folder}"
-        finally:
-            run("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
 
 
 @pytest.fixture(params=["file", "server on SQLite", "server on PostgreSQL", "PostgreSQL"])
@@ -61,6 +24,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         if request.param == "file":
             yield f"sqlite:///{tmp_path}/mlflow.db"
             return
+        if "PostgreSQL" in request.param and not installed():
+            pytest.skip("needs PostgreSQL and psycopg: bash scripts/services.sh")
         database = stack.enter_context(postgresql()) if "PostgreSQL" in request.param else None
         if request.param == "PostgreSQL":
             assert database is not None

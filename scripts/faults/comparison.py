@@ -34,6 +34,8 @@ def differences(run: Path, uri: str) -> tuple[list[str], int]:
                     said.append(f"{name} is not marked as {text} at step {record['step']}")
         elif record["kind"] in ("run", "tags"):
             tags |= record["tags"]
+        elif record["kind"] == "resumed":
+            tags.pop("gradlab.reason", None)  # why it had ended
         elif record["kind"] == "end":
             end = record["status"]
     for name, wanted in rows.items():

@@ -1,10 +1,10 @@
 """A dataset's file is damaged."""
 
+import functools
 import gzip
 import random
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -20,30 +20,32 @@ HEADER = 64
 """Bytes at the beginning of a packed file that may change without any change of what is packed."""
 
 
-@fault("damaged")
-def damaged(setting: Setting) -> Iterator[Outcome]:
+@fault(full=200)
+def damaged(setting: Setting, number: int) -> Outcome:
     """damaged dataset files (MNIST, packed and unpacked): refused before training, with expected and found checksum"""
-    raw = setting.data / "MNIST" / "raw"
+    packed, whole = _whole(setting.data / "MNIST" / "raw")
+    draw, folder = setting.draw(number), setting.place(number)
+    there = folder / "data" / "MNIST" / "raw"
+    there.mkdir(parents=True)
+    for path in packed:
+        (there / path.name).symlink_to(path.resolve())
+    name = draw.choice(sorted(whole))
+    kind, content = _damage(draw, name, whole)
+    (there / name).unlink(missing_ok=True)
+    (there / name).write_bytes(content)
+    outcome = _whole_run(folder, kind) if number % WHOLE_RUN_EVERY == 0 else _load(folder, kind)
+    shutil.rmtree(folder / "data")
+    return outcome
+
+
+@functools.cache
+def _whole(raw: Path) -> tuple[list[Path], dict[str, bytes]]:
+    """MNIST's packed files, and the contents of those and of what is packed, by name."""
     packed = sorted(raw.glob("*.gz"))
     if len(packed) != 4:
         raise SystemExit(f"needs MNIST's four packed files, and {raw} has {len(packed)}: name their folder with --data")
     whole = {path.name: path.read_bytes() for path in packed}
-    whole |= {name.removesuffix(".gz"): gzip.decompress(content) for name, content in list(whole.items())}
-    for number in range(setting.count):
-        draw = random.Random(f"{setting.seed} {number}")
-        folder = setting.folder / str(number)
-        there = folder / "data" / "MNIST" / "raw"
-        there.mkdir(parents=True)
-        for path in packed:
-            (there / path.name).symlink_to(path.resolve())
-        name = draw.choice(sorted(whole))
-        kind, content = _damage(draw, name, whole)
-        (there / name).unlink(missing_ok=True)
-        (there / name).write_bytes(content)
-        yield (
-            _whole_run(folder, f"{name}: {kind}") if number % WHOLE_RUN_EVERY == 0 else _load(folder, f"{name}: {kind}")
-        )
-        shutil.rmtree(folder / "data")
+    return packed, whole | {name.removesuffix(".gz"): gzip.decompress(content) for name, content in whole.items()}
 
 
 def _damage(draw: random.Random, name: str, whole: dict[str, bytes]) -> tuple[str, bytes]:
@@ -91,7 +93,7 @@ def _whole_run(folder: Path, kind: str) -> Outcome:
     run = run_in(folder / "outputs")
     trained = b'"metrics"' in (run / "journal.jsonl").read_bytes()
     refused = process.returncode == 1 and clean(err) and result_of(run).get("status") == "failed" and not trained
-    return Outcome(f"{kind} (whole run)", refused and _names_checksums(err), last_lines(err))
+    return Outcome(f"{kind}, a whole run", refused and _names_checksums(err), last_lines(err))
 
 
 def _names_checksums(message: str) -> bool:

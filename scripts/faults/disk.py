@@ -19,15 +19,12 @@ KINDS = {"training": range(0, 100_000), "checkpointing": range(120_000, 250_000)
 SIZE = 24 * 2**20
 
 
-@fault("disk")
-def disk(setting: Setting) -> Iterator[Outcome]:
+@fault(full=20)
+def disk(setting: Setting, number: int) -> Outcome:
     """disk full during training, checkpointing, journalling: a clean exit that names path and bytes; checkpoints load"""
-    for number in range(setting.count):
-        draw = random.Random(f"{setting.seed} {number}")
-        kind = list(KINDS)[number % 3]
-        folder = setting.folder / str(number)
-        with _small_disk(folder / "disk") as place:
-            yield _fill(kind, draw, folder, place)
+    folder = setting.place(number)
+    with _small_disk(folder / "disk") as place:
+        return _fill(list(KINDS)[number % 3], setting.draw(number), folder, place)
 
 
 def _fill(kind: str, draw: random.Random, folder: Path, place: Path) -> Outcome:

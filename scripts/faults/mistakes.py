@@ -3,7 +3,6 @@
 import random
 import re
 import string
-from collections.abc import Iterator
 
 from omegaconf import OmegaConf
 
@@ -31,33 +30,29 @@ WRONG = {
 }
 
 
-@fault("mistakes")
-def mistakes(setting: Setting) -> Iterator[Outcome]:
+@fault(full=200)
+def mistakes(setting: Setting, number: int) -> Outcome:
     """generated configuration mistakes: exit status 2, the nearest name or the key and its rule, no folder, no run"""
-    for number in range(setting.count):
-        draw = random.Random(f"{setting.seed} {number}")
-        kind, override, expected = _mistake(draw)
-        typed = (
-            override
-            if kind == "a wrong value"
-            else override.partition("=")[2 if "choice" in kind else 0].split(".")[-1]
-        )
-        folder = setting.folder / str(number)
-        process = start(folder, override)
-        out, err = process.communicate(timeout=120)
-        left = sorted(path.name for path in folder.iterdir())
-        wrong = []
-        if process.returncode != 2:
-            wrong.append(f"exit status {process.returncode}")
-        if left:
-            wrong.append(f"left {left}")
-        others = re.sub(rf"(?<![\w.]){re.escape(typed)}(?!\w)", "", err.replace(override, ""))
-        if not re.search(rf"(?<![\w.]){re.escape(expected)}(?!\w)", others):
-            wrong.append(f"does not say '{expected}'")
-        if "Traceback" in err or out:
-            wrong.append("says more than a message")
-        shown = f"{override} → {last_lines(err)}"
-        yield Outcome(kind, not wrong, f"{'; '.join(wrong)}: {shown}" if wrong else shown)
+    kind, override, expected = _mistake(setting.draw(number))
+    typed = override
+    if kind != "a wrong value":
+        typed = override.partition("=")[2 if "choice" in kind else 0].split(".")[-1]
+    folder = setting.place(number)
+    process = start(folder, override)
+    out, err = process.communicate(timeout=120)
+    left = sorted(path.name for path in folder.iterdir())
+    wrong = []
+    if process.returncode != 2:
+        wrong.append(f"exit status {process.returncode}")
+    if left:
+        wrong.append(f"left {left}")
+    others = re.sub(rf"(?<![\w.]){re.escape(typed)}(?!\w)", "", err.replace(override, ""))
+    if not re.search(rf"(?<![\w.]){re.escape(expected)}(?!\w)", others):
+        wrong.append(f"does not say '{expected}'")
+    if "Traceback" in err or out:
+        wrong.append("says more than a message")
+    shown = f"{override} → {last_lines(err)}"
+    return Outcome(kind, not wrong, f"{'; '.join(wrong)}: {shown}" if wrong else shown)
 
 
 def _mistake(draw: random.Random) -> tuple[str, str, str]:

@@ -1,12 +1,19 @@
-"""An MLflow tracking server that can be taken down and brought back."""
+"""An MLflow tracking server that can be taken down and brought back, and PostgreSQL for it to stand on."""
 
+import contextlib
+import functools
+import importlib.util
 import os
+import pwd
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -23,7 +30,22 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def up(self, wait: bool = True) -> None:
-        """Start it, and return when it answers."""
+        """Start it unless it runs, and return when it answers."""
+        if self._process is None:
+            self._start()
+        deadline = time.monotonic() + 90
+        while wait and time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
+                    return
+            except OSError:
+                if self._process is None or self._process.poll() is not None:
+                    break
+                time.sleep(0.2)
+        if wait:
+            raise RuntimeError((self.folder / "server.log").read_text()[-2000:])
+
+    def _start(self) -> None:
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -39,17 +61,6 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 90
-        while wait and time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
-                    return
-            except OSError:
-                if self._process.poll() is not None:
-                    break
-                time.sleep(0.2)
-        if wait:
-            raise RuntimeError((self.folder / "server.log").read_text()[-2000:])
 
     def down(self) -> None:
         """End it at once, as a crash would."""
@@ -57,3 +68,40 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+
+@functools.cache
+def installed() -> Path | None:
+    """The folder of PostgreSQL's programs, where they and a driver are there: bash scripts/services.sh"""
+    found = [
+        *Path("/usr/lib/postgresql").glob("*/bin"),
+        *([Path(there).parent] if (there := shutil.which("initdb")) else []),
+    ]
+    return found[0] if found and importlib.util.find_spec("psycopg") else None
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[str]:
+    """The address of a database in a PostgreSQL server of its own."""
+    programs = installed()
+    assert programs is not None
+    user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name  # it refuses to run as root
+    with tempfile.TemporaryDirectory(prefix="gradlab-pg-", dir="/tmp") as name:
+        folder = Path(name)
+        if os.geteuid() == 0:
+            shutil.chown(folder, "postgres")
+        as_user = ["runuser", "-u", user, "--"] if os.geteuid() == 0 else []
+
+        def run(program: str, *arguments: str) -> None:
+            command = [*as_user, str(programs / program), *arguments]
+            subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+        data = folder / "data"
+        run("initdb", "-D", str(data), "-A", "trust", "-U", "gradlab")
+        options = f"-c listen_addresses='' -c unix_socket_directories={folder}"
+        run("pg_ctl", "-D", str(data), "-o", options, "-l", str(folder / "log"), "-w", "start")
+        try:
+            run("createdb", "-h", str(folder), "-U", "gradlab", "mlflow")
+            yield f"postgresql://gradlab@/mlflow?host={folder}"
+        finally:
+            run("pg_ctl", "-D", str(data), "-m", "immediate", "stop")

@@ -1,4 +1,5 @@
-"""No configuration runs code through Hydra itself, which would call whatever a ``_target_`` or a logging section names.
+"""No configuration runs code through Hydra itself, which would call whatever a ``_target_`` or a logging section names, set
+variables that other programs obey, and write to any file.
 
 ``gradlab.config`` refuses ``_target_`` in our own part of a configuration. The part of Hydra's (``hydra.callbacks``,
 ``hydra.launcher``, ``hydra.job_logging`` …) is used by Hydra before we see it, so it is looked at as soon as it is composed.
@@ -28,7 +29,16 @@ _LOGGING = r"hydra\.(job|hydra)_logging\."
 _HANDLERS = (
     r"logging\.(StreamHandler|FileHandler|NullHandler|handlers\.(Timed)?RotatingFileHandler)|colorlog\.ColoredFormatter"
 )
+_FILENAME = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
+"""Where Hydra's own logging writes. Elsewhere a line of a text of one's choice could become one of a shell's start-up file."""
 _STREAMS = r"ext://sys\.(stdout|stderr)"
+
+
+_REFUSED = {
+    "hydra.job.env_set": "Variables such as PYTHONPATH decide what code runs: set them in the shell instead.",
+    "hydra.output_subdir": "Hydra would write files there, over those that there are; gradlab keeps the configuration of each "
+    "run in its own folder.",
+}
 
 
 @contextlib.contextmanager
@@ -61,11 +71,15 @@ def refuse_callables(node: Any, path: str) -> None:
             raise ConfigError(_refusal(here, child))
         if re.match(_LOGGING, here):
             _refuse_in_logging(str(key), child, here)
+        if here in _REFUSED and child:
+            raise ConfigError(f"{here}: '{child}' is refused. {_REFUSED[here]}")
         refuse_callables(child, here)
 
 
 def _refuse_in_logging(key: str, value: Any, path: str) -> None:
     """Python's logging calls what ``()`` and ``class`` name, and imports what ``ext://`` does."""
+    if key == "filename" and value != _FILENAME:
+        raise ConfigError(f"{path}: '{value}' is refused. A log may be written to {_FILENAME} alone.")
     calls = key == "()" or (key == "class" and not _fits(_HANDLERS, value))
     imports = isinstance(value, str) and "ext://" in value and not _fits(_STREAMS, value)
     if calls or imports:

@@ -22,6 +22,7 @@ from gradlab.resume.beginning import Resumption
 from gradlab.resume.fingerprint import fingerprint
 
 if TYPE_CHECKING:
+    import lightning.pytorch as pl
     import torch
 
     from gradlab.checkpoints import Checkpointer
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from gradlab.data.module import ImageData
     from gradlab.finder.before import Chosen
     from gradlab.learner import Learner
-    from gradlab.lightning import pl
     from gradlab.models.trace import Call
 
 

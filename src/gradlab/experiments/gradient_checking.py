@@ -72,7 +72,7 @@ def run(commands: Sequence[Sequence[str]]) -> Outcome:
 def _rows(command: Sequence[str]) -> list[dict[str, str]]:
     print(f"\n$ gradlab {' '.join(command)}", flush=True)
     done = subprocess.run(
-        [sys.executable, "-m", "gradlab", *command, "--format", "csv"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-P", "-m", "gradlab", *command, "--format", "csv"], stdout=subprocess.PIPE, text=True
     )
     if done.returncode not in (0, 1) or not done.stdout:
         raise GradlabError(f"the command above ended with exit status {done.returncode}.")

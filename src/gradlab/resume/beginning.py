@@ -135,8 +135,11 @@ def _unfinished(composed: DictConfig, output_dir: Path, origin: Origin) -> Resum
     for folder in single_runs(output_dir):
         if result_of(folder).get("status") in DONE or of_a_sweep(folder):
             continue
-        with contextlib.suppress(ConfigError):  # a run of other choices, whose modules are not imported
-            before = _build(recorded(folder), Origin())
+        with contextlib.suppress(ConfigError):  # a run that cannot be read
+            told = recorded(folder)
+            if told.get("imports") != plain.get("imports"):
+                continue  # another run; to find that out, the modules that it names are not imported
+            before = _build(told, Origin())
             if not settings.changes(before, after):
                 return _checked(folder, False, before, after)
     return None

@@ -65,11 +65,10 @@ def plan(measured: Sequence[Measured], points: int, steps: int, memory: int, rem
 
 
 class Memory:
-    """What was measured, by group, seat and ``machine``: this one, where that is empty."""
+    """What was measured on this machine, by group and seat."""
 
-    def __init__(self, folder: Path | None = None, machine: str = "") -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or cache_folder(None) / "paces"
-        self.machine = machine
 
     def recall(self, group: str, seat: Seat) -> list[Measured]:
         """What was measured of this group; nothing where it was not."""
@@ -85,12 +84,7 @@ class Memory:
             write_atomically(self._file(group, seat), json.dumps([asdict(one) for one in measured]))
 
     def _file(self, group: str, seat: Seat) -> Path:
-        machine = (
-            self.machine or environment.processor(),
-            sorted(environment.versions().items()),
-            seat.threads,
-            bool(seat.device),
-        )
+        machine = (environment.processor(), sorted(environment.versions().items()), seat.threads, bool(seat.device))
         return self.folder / f"{key_of(group, machine)}.json"
 
 

@@ -285,8 +285,10 @@ def make_sampler(settings: Searching, seed: int) -> Any:
         if settings.sampler == "tpe":
             return samplers.TPESampler(seed=seed, **options)
         if settings.sampler == "cmaes":
+            from gradlab.sweeps.cma import PlainCmaEs
+
             quiet = {"warn_independent_sampling": False, "consider_pruned_trials": True}
-            return samplers.CmaEsSampler(seed=seed, **quiet, **options)
+            return PlainCmaEs(seed=seed, **quiet, **options)
         if settings.sampler == "qmc":
             quiet = {"warn_independent_sampling": False, "warn_asynchronous_seeding": False}
             return samplers.QMCSampler(seed=settings.seed, **quiet, **{"scramble": True, **options})

@@ -41,7 +41,7 @@ class SweepShipper:
         self.uri = tracking_uri(settings.uri)
         with folder.shipper_log.open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "gradlab.sweeps.shipping", str(folder.path)],
+                [sys.executable, "-P", "-m", "gradlab.sweeps.shipping", str(folder.path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -145,8 +145,6 @@ def _end_journals_of_the_dead(folder: SweepFolder) -> None:
     last = [record["kind"] for record, _ in records(folder.journal)][-1:] if folder.journal.exists() else []
     if last != ["end"]:
         time.sleep(0.5)  # the sweep was killed; its workers notice, and may be writing a last row
-    if folder.jobs.exists():
-        return  # on other machines, where nothing is known to be dead
     for journal in [*folder.run_folders(), *([folder] if last else [])]:
         end_journal_of_the_dead(journal)
 

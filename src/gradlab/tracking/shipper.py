@@ -54,7 +54,7 @@ class Shipper:
         self.uri = tracking_uri(settings.uri)
         with folder.shipper_log.open("w") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "gradlab.tracking.shipper", str(folder.path)],
+                [sys.executable, "-P", "-m", "gradlab.tracking.shipper", str(folder.path)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

@@ -33,6 +33,7 @@ SAFE = {
     # The assistant runs commands for whoever reaches the port, which on a shared machine are all its users.
     "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false",
     "MLFLOW_ENABLE_ASSISTANT_SANDBOX": "true",
+    "PYTHONSAFEPATH": "1",  # for `python -m` also imports what lies in the working directory
 }
 """Settings of MLflow's server: it runs no code of models, jobs or visitors on this machine."""
 CAREFREE = (
