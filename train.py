@@ -7,9 +7,14 @@ python train.py -m optimizer=sgd,adam seed=0,1,2                     one run for
 python train.py --help                                               all choices and their numbers
 """
 
+import gc
 import sys
 
-from gradlab.entry import main
+gc.disable()  # what is imported stays
+from gradlab.entry import main  # noqa: E402
+
+gc.freeze()
+gc.enable()
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from omegaconf import OmegaConf
@@ -20,6 +19,7 @@ from gradlab.data.device import Batch, DeviceImages, Normalization, Preparation,
 from gradlab.data.module import ImageData
 from gradlab.durations import Horizon
 from gradlab.learner import Learner
+from gradlab.lightning import pl
 from gradlab.tracking.journal import Journal, metric_rows
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

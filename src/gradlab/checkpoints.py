@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -24,6 +23,7 @@ from safetensors.torch import load, save
 from gradlab.disk import room_for
 from gradlab.errors import CheckpointError
 from gradlab.learner import Learner
+from gradlab.lightning import pl
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
 LAST, BEST = "last", "best"

@@ -3,12 +3,12 @@
 import time
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 
 from gradlab.data.device import Batch, Chunk, TrainingChunks
 from gradlab.interruption import Interruption
 from gradlab.learner import Learner, Measured
+from gradlab.lightning import pl
 
 
 class Classifier(pl.LightningModule):

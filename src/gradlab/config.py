@@ -118,10 +118,12 @@ class Origin:
 
     overrides: the command line's, such as ``optimizer.lr=-1``.
     choices: the chosen file of each axis, such as ``{"optimizer": "adam"}``.
+    elsewhere: whether the run trains on another machine, whose devices are not known here.
     """
 
     overrides: Sequence[str] = ()
     choices: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: bool = False
 
     def of(self, key: str) -> str:
         """Where ``key`` was set: the override as it was typed, or the file."""
@@ -390,7 +392,8 @@ def _lookup(values: dict[str, Any], full_key: str) -> Any:
 
 def _check_together(config: Config, origin: Origin) -> None:
     """What no choice can know alone: files that must be there, images that a model takes, lengths that fit the run."""
-    config.trainer.check()
+    if not origin.elsewhere:
+        config.trainer.check()
     config.model.check(config.spec)
     config.param_groups.check(config.optimizer)
     if isinstance(config.optimizer, ScheduleFree):

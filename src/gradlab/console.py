@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from gradlab.classifier import Classifier
 from gradlab.learner import Learner
+from gradlab.lightning import pl
 
 
 class ProgressReport(pl.Callback):

@@ -22,6 +22,7 @@ from gradlab.config import AXES, LISTED, Config, Origin, build_config, override_
 from gradlab.disk import full
 from gradlab.errors import ConfigError, GradlabError, did_you_mean
 from gradlab.hydra_guard import only_configuration
+from gradlab.hydra_shortcuts import without_detours
 from gradlab.interruption import Interrupted
 from gradlab.resume.beginning import Resumption, resumption
 from gradlab.resume.which import with_its_choices
@@ -63,9 +64,10 @@ def main() -> int:
         refuse_repeated([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
         sys.argv[1:] = for_hydra(sys.argv[1:])
         # It also wants a folder for a sweep and for each of its jobs; ours are made by the runs themselves.
+        shortcuts = without_detours(CONFIGS, [*AXES, "seed", "name", "output_dir", "plots", "find_lr"])
         with tempfile.TemporaryDirectory(prefix="gradlab-sweep-") as scratch:
             os.environ["GRADLAB_SWEEP_SCRATCH"] = scratch
-            with sweep.found_by_the_launcher(), only_configuration():
+            with sweep.found_by_the_launcher(), only_configuration(), shortcuts:
                 hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(task)()
         status = max(status, sweep.finish())
     except KeyboardInterrupt as interrupt:

@@ -13,13 +13,13 @@ from gradlab.optimizers.timm import Timm
 from gradlab.tracking.journal import Journal
 
 if TYPE_CHECKING:
-    import lightning.pytorch as pl
     import torch
     from torch import nn
 
     from gradlab.data.datasets.base import Splits
     from gradlab.data.module import ImageData
     from gradlab.learner import Learner
+    from gradlab.lightning import pl
     from gradlab.models.trace import Call
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
@@ -193,8 +193,9 @@ def lightning_trainer(
         validate_first: validate before it.
     """
     round_steps = config.trainer.steps("validate_every", config.horizon)
-    import lightning.pytorch as pl
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+    from gradlab.lightning import pl
 
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)

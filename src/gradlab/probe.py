@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from torch import nn
 
 from gradlab.data.device import Batch
 from gradlab.learner import Learner
+from gradlab.lightning import pl
 from gradlab.tracking.folder import write_atomically
 
 IMAGES = 256

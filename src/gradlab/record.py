@@ -28,12 +28,11 @@ from gradlab.tracking.retaking import RetakenRows
 from gradlab.tracking.shipper import Shipper
 
 if TYPE_CHECKING:
-    import lightning.pytorch as pl
-
     from gradlab.data.datasets import Dataset
     from gradlab.data.datasets.base import Splits
     from gradlab.finder.before import Chosen
     from gradlab.learner import Learner
+    from gradlab.lightning import pl
 
 
 @dataclass(frozen=True)

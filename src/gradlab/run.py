@@ -22,7 +22,6 @@ from gradlab.resume.beginning import Resumption
 from gradlab.resume.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    import lightning.pytorch as pl
     import torch
 
     from gradlab.checkpoints import Checkpointer
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from gradlab.data.module import ImageData
     from gradlab.finder.before import Chosen
     from gradlab.learner import Learner
+    from gradlab.lightning import pl
     from gradlab.models.trace import Call
 
 

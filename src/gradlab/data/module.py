@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 
-import lightning.pytorch as pl
 import torch
 
 from gradlab.data.augment import Augmentation
@@ -21,6 +20,7 @@ from gradlab.data.device import (
 )
 from gradlab.data.stream import StreamedImages
 from gradlab.durations import Horizon
+from gradlab.lightning import pl
 
 
 class ImageData(pl.LightningDataModule):

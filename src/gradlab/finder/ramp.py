@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -25,6 +24,7 @@ from gradlab.durations import Horizon
 from gradlab.finder.curve import exploded
 from gradlab.interruption import Interrupted, Interruption
 from gradlab.learner import Learner
+from gradlab.lightning import pl
 from gradlab.param_groups import build_optimizer
 from gradlab.prepare import lightning_trainer, prepare
 from gradlab.tracking.journal import Journal, records

@@ -27,7 +27,7 @@ SHOWN = 20
 
 
 def compose_all(
-    loader: Any, master: DictConfig, points: Sequence[list[str]], explain: Explain
+    loader: Any, master: DictConfig, points: Sequence[list[str]], explain: Explain, elsewhere: bool = False
 ) -> list[tuple[list[str], Config]]:
     """The overrides and the configuration of each point.
 
@@ -36,6 +36,7 @@ def compose_all(
         master: the multirun's own configuration.
         points: overrides, a list for each point.
         explain: one message for an error of Hydra's.
+        elsewhere: whether they are trained on other machines.
 
     Raises:
         ConfigError: points are impossible; the message lists all of them.
@@ -47,7 +48,7 @@ def compose_all(
         said = list(filter_overrides(overrides))
         try:
             composed, choices = composer.compose(overrides)
-            built.append((said, build_config(composed, Origin(said, choices), choices_built)))
+            built.append((said, build_config(composed, Origin(said, choices, elsewhere), choices_built)))
         except (ConfigError, HydraException, OmegaConfBaseException, ValueError) as error:
             impossible[" ".join(said)] = explain(error)
     if impossible:

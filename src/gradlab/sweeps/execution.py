@@ -1,21 +1,18 @@
 """Runs the points of a sweep on its workers, until all are done, too much has gone wrong, or somebody wants it to stop."""
 
 import contextlib
-import selectors
 import signal
 import time
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
-from typing import IO
 
 from gradlab.errors import GradlabError
+from gradlab.sweeps.executors import Executor
 from gradlab.sweeps.grouping import group_of, parcels
 from gradlab.sweeps.planning import Measured, Memory
 from gradlab.sweeps.planning import plan as make_plan
 from gradlab.sweeps.record import Point, SweepRecord
-from gradlab.sweeps.seats import Seat, free_memory
 from gradlab.sweeps.stopping import EarlyStopping
 from gradlab.sweeps.table import Table
 from gradlab.sweeps.workers import Message, Worker
@@ -40,10 +37,9 @@ class Execution:
         record: of the sweep; its points are changed here.
         parent: the id in the sweep's journal.
         journal: of the sweep.
-        seats: of the workers.
+        executor: has the workers.
         population: members of a population; 1 for each point alone, None for what measures fastest.
         fail_fast: whether the first failed point ends the execution.
-        lock: the sweep's.
         table: told what happens.
         stopping: of hopeless points; or None.
     """
@@ -53,67 +49,58 @@ class Execution:
         record: SweepRecord,
         parent: str,
         journal: Journal,
-        seats: list[Seat],
+        executor: Executor,
         population: int | None,
         fail_fast: bool,
-        lock: IO[str],
         table: Table,
         stopping: EarlyStopping | None = None,
     ) -> None:
         self.record = record
         self.parent = parent
         self.journal = journal
+        self.executor = executor
         self.population = population
         self.fail_fast = fail_fast
-        self.lock = lock
         self.table = table
         self.stopping = stopping
         self.signum: int | None = None
+        self.left: str | None = None
         self._waiting: deque[list[Point]] = deque()
-        self._seats = seats
-        self._workers: list[Worker] = []
-        self._selector = selectors.DefaultSelector()
         self._unplanned: dict[str, list[Point]] = {}
-        self._memory = Memory()
+        self._memory = Memory(machine=executor.machine)
         self.plans: list[str] = []
         self._given_up: list[Point] = []
         self._deaths: dict[str, int] = {}
         self._failed_starts = 0
         self._stop_at: float | None = None
         self._signals_to_heed = 0
-        self._started = 0
 
     def run(self) -> None:
         """Run all points that wait. What came of them is in the points, and in ``signum``; workers stay for other points.
 
+        A signal ends running points; or where the executor's workers stay without this process, it is left: ``left`` then says
+        how to end them.
+
         Raises:
             GradlabError: workers cannot be started at all.
         """
+        self.executor.join(self.record.points, self.record.folder.path)
         waiting = [point for point in self.record.points if point.status == "waiting" and point.config]
         if self.stopping:
             self.stopping.add(self.record.points)
             waiting = self.stopping.ordered(waiting)
-        if not waiting:
+        if not waiting and not any(worker.points for worker in self.executor.workers):
             return
         self._plan(waiting)
         with self._signals(), self.table:
-            free = list(self._seats)
-            for worker in self._workers:
-                free.remove(worker.seat)
-            tasks = len(self._waiting) + sum(len(points) for points in self._unplanned.values())
-            for seat in free[: max(0, tasks - len(self._workers))]:
-                self._start(seat)
-            while self._left or any(worker.points for worker in self._workers):
+            while self.left is None and (self._left or any(worker.points for worker in self.executor.workers)):
                 self._look()
-                self.table.update(self._workers)
+                self.table.update(self.executor.workers)
                 self.record.write_in_time()
 
     def close(self) -> None:
         """Let all workers go."""
-        for worker in list(self._workers):
-            self._forget(worker)
-            worker.end()
-        self._selector.close()
+        self.executor.close()
 
     # ------------------------------------------------------------------ what happens
 
@@ -121,25 +108,32 @@ class Execution:
         """Wait for a moment, and deal with all that has happened."""
         if self._signals_to_heed:
             self._signals_to_heed -= 1
+            if self.executor.stays:
+                self.left = self.executor.leave()
+                return
             self.stop()
-        speaking: list[Worker] = [key.data for key, _ in self._selector.select(TICK)]
-        for worker in speaking:
-            events = worker.read()
+        for worker, events in self.executor.look(TICK):
             for event in events or []:
                 self._heard(worker, event)
             if events is None:
                 self._lost(worker)
-        # One whose pipe is held open by a process that its point had started.
-        for worker in [worker for worker in self._workers if worker.dead and worker not in speaking]:
-            self._lost(worker)
         if self._stop_at is not None and time.monotonic() > self._stop_at:
-            for worker in list(self._workers):
+            for worker in list(self.executor.workers):
                 self._give_up(worker)
-        for worker in [worker for worker in self._workers if worker.idle]:
-            self._assign(worker)
+        self._want()
+        for worker in self.executor.workers:
+            while worker.idle and self._assign(worker):
+                pass
 
     def _heard(self, worker: Worker, event: Message) -> None:
-        if event["event"] == "ready":
+        if event["event"] in ("again", "done") and all(point.id != event["point"] for point in worker.points):
+            return  # of a worker that was joined, and from before that
+        if event["event"] == "begun":
+            worker.begun |= set(event["points"])
+            for point in worker.points:
+                if point.id in worker.begun:
+                    point.status = "running"
+        elif event["event"] == "ready":
             worker.ready, self._failed_starts = True, 0
         elif event["event"] == "progress":
             worker.said = event
@@ -169,7 +163,7 @@ class Execution:
 
     def _prune(self, hopeless: dict[str, str]) -> None:
         """Have points end, each for its reason."""
-        for worker in self._workers:
+        for worker in self.executor.workers:
             for point in worker.points:
                 if point.id in hopeless:
                     worker.prune(point, hopeless[point.id])
@@ -187,7 +181,7 @@ class Execution:
         for group, own in groups.items():
             if group is None or len(own) == 1 or self.population is not None:
                 self._waiting.extend(self._parcels(own, self.population or 1))
-            elif recalled := self._memory.recall(group, self._seats[0]):
+            elif recalled := self._memory.recall(group, self.executor.seat):
                 self._decide(own, recalled, remembered=True)
             else:
                 self._unplanned[group] = own
@@ -202,14 +196,14 @@ class Execution:
             self._waiting.extend([point] for point in points)
             return
         measured = [Measured(**pace) for pace in event["paces"]]
-        self._memory.keep(group, worker.seat, measured)
+        self._memory.keep(group, self.executor.seat, measured)
         self._decide(points, measured, remembered=False)
 
     def _decide(self, points: list[Point], measured: list[Measured], *, remembered: bool) -> None:
         config = points[0].config
         assert config is not None
-        memory = free_memory() // len(self._seats)
-        plan = make_plan(measured, len(points), config.horizon.total_steps, memory, remembered)
+        steps = config.horizon.total_steps
+        plan = make_plan(measured, len(points), steps, self.executor.memory(), remembered)
         self._waiting.extend(self._parcels(points, plan.members))
         told = f"{len(points)} points of {config.optimizer_name}: {plan}"
         self.table.say(told)
@@ -220,7 +214,7 @@ class Execution:
     def _parcels(self, points: list[Point], size: int) -> list[list[Point]]:
         """``points`` as a worker takes them: those of a group together."""
         groups = [group_of(point.config) if point.config else None for point in points]
-        made = parcels(groups, {group: size for group in groups if group}, len(self._seats))
+        made = parcels(groups, {group: size for group in groups if group}, self.executor.size)
         return [[points[place] for place in parcel] for parcel in made]
 
     @staticmethod
@@ -238,15 +232,15 @@ class Execution:
         how = f"populations of {size}" if size > 1 else "one by one"
         self.table.say(f"{points[0].name} and {len(points) - 1} more: {event['reason']}; they are trained {how}")
 
-    def _assign(self, worker: Worker) -> None:
-        """Give an idle worker the next points, if any wait, or something to measure."""
-        being = {other.measuring for other in self._workers}
+    def _assign(self, worker: Worker) -> bool:
+        """Give an idle worker the next points, or something to measure; returns whether there was anything."""
+        being = {other.measuring for other in self.executor.workers}
         group = next((group for group in self._unplanned if group not in being), None)
         if group is not None and self._stop_at is None:
             config = self._unplanned[group][0].config
             assert config is not None
             worker.measure(group, config)
-            return
+            return True
         while self._waiting and self._stop_at is None:
             points, folders = [], []
             for point in self._waiting.popleft():
@@ -255,7 +249,8 @@ class Execution:
                 except OSError as error:
                     self._settle(point, "failed", f"its folder cannot be made: {error}", {})
                     continue
-                point.status, point.reason, point.tries = "running", None, point.tries + 1
+                point.status, point.reason = "queued" if worker.queues else "running", None
+                point.tries += 1
                 point.folder = str(folder.path.relative_to(self.record.folder.path))
                 points.append(point)
                 folders.append(folder.path)
@@ -263,30 +258,31 @@ class Execution:
                     self.stopping.halving.begun(point.id)
             if points:
                 worker.run(points, folders, self.parent, self.record.command)
-                return
+                return True
+        return False
 
     def _lost(self, worker: Worker) -> None:
         """A worker has died: its point is tried once more, and another worker takes its seat."""
-        if worker not in self._workers:
+        if worker not in self.executor.workers:
             return
-        self._forget(worker)
         reason, points = worker.died_of(), worker.points
-        worker.kill()
+        said = worker.last_words
+        self.executor.drop(worker)
         if worker.measuring is not None:  # a network that does not fit, perhaps: each of its points shall say so itself
             self._waiting.extend([point] for point in self._unplanned.pop(worker.measuring))
-        elif not points:
-            self._failed_starts += not worker.ready
+        elif not worker.ready and self._stop_at is None:
+            self._failed_starts += 1
             if self._failed_starts >= STARTS:
-                raise GradlabError(f"The sweep's workers cannot start: {reason}. {_tail(worker.log)}")
-        for point in points:
+                raise GradlabError(f"The sweep's workers cannot start: {reason}. {said}")
+        untouched = [point for point in points if point.id not in worker.begun]
+        self._put_back(untouched)
+        for point in [point for point in points if point not in untouched]:
             if self._stop_at is not None:
                 self._bury(point, "killed", "interrupted")
                 self._settle(point, "killed", "interrupted", {})
             else:
                 self._bury(point, "failed", reason)
                 self._try_again(point, reason)
-        if self._left:
-            self._start(worker.seat)
 
     def _try_again(self, point: Point, reason: str) -> None:
         self._deaths[point.id] = self._deaths.get(point.id, 0) + 1
@@ -328,19 +324,25 @@ class Execution:
 
     # ------------------------------------------------------------------ workers
 
-    def _start(self, seat: Seat) -> None:
-        self._started += 1
-        worker = Worker(seat, self.record.folder.logs / f"{self._started}.log", self.lock)
-        self._workers.append(worker)
-        self._selector.register(worker.events, selectors.EVENT_READ, worker)
+    def _put_back(self, points: list[Point]) -> None:
+        """Have points wait again whose worker is no more and had not begun them."""
+        for point in reversed(points):
+            point.status, point.tries = "waiting", point.tries - 1
+            if point.folder is not None:
+                with contextlib.suppress(OSError):
+                    (self.record.folder.path / point.folder).rmdir()
+                point.folder = None
+            self._waiting.appendleft([point])
 
-    def _forget(self, worker: Worker) -> None:
-        self._selector.unregister(worker.events)
-        self._workers.remove(worker)
+    def _want(self) -> None:
+        """Have as many workers as there is anything to do for."""
+        if self._left:
+            busy = sum(bool(worker.points or worker.measuring) for worker in self.executor.workers)
+            todo = len(self._waiting) + sum(len(points) for points in self._unplanned.values())
+            self.executor.want(busy + todo)
 
     def _give_up(self, worker: Worker) -> None:
-        self._forget(worker)
-        worker.kill()
+        self.executor.drop(worker)
         for point in worker.points:
             self._bury(point, "killed", "interrupted")
             self._settle(point, "killed", "interrupted", {})
@@ -351,7 +353,7 @@ class Execution:
         """Have every running point end, and begin no other. The second time, end at once."""
         again = self._stop_at is not None
         self._stop_at = time.monotonic() + (0 if again else GRACE)
-        for worker in self._workers:
+        for worker in self.executor.workers:
             worker.stop()
 
     @contextlib.contextmanager
@@ -366,11 +368,3 @@ class Execution:
         finally:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
-
-
-def _tail(log: Path) -> str:
-    try:
-        lines = log.read_text(errors="replace").strip().splitlines()
-    except OSError:
-        lines = []
-    return lines[-1] if lines else ""

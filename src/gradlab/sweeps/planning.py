@@ -65,10 +65,11 @@ def plan(measured: Sequence[Measured], points: int, steps: int, memory: int, rem
 
 
 class Memory:
-    """What was measured on this machine, by group and seat."""
+    """What was measured, by group, seat and ``machine``: this one, where that is empty."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, machine: str = "") -> None:
         self.folder = folder or cache_folder(None) / "paces"
+        self.machine = machine
 
     def recall(self, group: str, seat: Seat) -> list[Measured]:
         """What was measured of this group; nothing where it was not."""
@@ -84,7 +85,12 @@ class Memory:
             write_atomically(self._file(group, seat), json.dumps([asdict(one) for one in measured]))
 
     def _file(self, group: str, seat: Seat) -> Path:
-        machine = (environment.processor(), sorted(environment.versions().items()), seat.threads, bool(seat.device))
+        machine = (
+            self.machine or environment.processor(),
+            sorted(environment.versions().items()),
+            seat.threads,
+            bool(seat.device),
+        )
         return self.folder / f"{key_of(group, machine)}.json"
 
 

@@ -37,7 +37,7 @@ class Point:
     name: by what distinguishes it.
     overrides: as Hydra was given them.
     config: frozen when the sweep began; None for a point of an earlier sweep that is not asked for now.
-    status: waiting, running, finished, diverged, pruned, failed or killed.
+    status: waiting, queued (for a machine), running, finished, diverged, pruned, failed or killed.
     folder: of its last run, relative to the sweep's; None before the first.
     tries: how many runs were begun for it.
     reason: why it failed, was pruned or was killed.
@@ -152,7 +152,7 @@ def restore(points: Sequence[Point], folder: SweepFolder) -> None:
             run, point.status = (settled or runs)[-1]
             point.folder = str(run.path.relative_to(folder.path))
             point.reason = result_of(run).get("reason")
-        elif point.status in ("running", *DONE):  # it was about to begin, or its folder was deleted
+        elif point.status in ("queued", "running", *DONE):  # it was about to begin, or its folder was deleted
             point.status = "waiting"
 
 

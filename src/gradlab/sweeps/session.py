@@ -21,8 +21,9 @@ from gradlab.settings import MLflow, Tracking
 from gradlab.sweeps import identity, resuming
 from gradlab.sweeps.composition import Explain, compose_all
 from gradlab.sweeps.execution import Execution
+from gradlab.sweeps.executors import executor, places
 from gradlab.sweeps.record import DONE, PRUNED, Point, SweepRecord, lock, restore, result_of
-from gradlab.sweeps.seats import Seat, cores_here, free_memory, gpus_here, seats
+from gradlab.sweeps.seats import Seat, gpus_here
 from gradlab.sweeps.settings import Launching
 from gradlab.sweeps.shipping import SweepShipper
 from gradlab.sweeps.stopping import check_rungs, stopping
@@ -70,7 +71,7 @@ class Session:
             Interrupted: by a signal; running points have ended with a checkpoint.
             GradlabError: a point failed and ``fail_fast`` is set, or workers cannot be started.
         """
-        configs, places, ids, new, swept = self._composed(loader, master, points, settings)
+        configs, seats, ids, new, swept = self._composed(loader, master, points, settings)
         if self._record is None:
             output_dir = Path(configs[0].output_dir).expanduser()
             resume = bool(OmegaConf.select(master, "resume"))
@@ -78,7 +79,7 @@ class Session:
             self._begin(resume, earlier, configs, new, swept, settings)
         else:
             self._add(new, swept, settings)
-        self._execute(settings, places)
+        self._execute(settings, seats)
         assert self._record is not None
         by_id = {point.id: point for point in self._record.points}
         return [by_id[one] for one in ids]
@@ -111,15 +112,15 @@ class Session:
         self, loader: Any, master: DictConfig, points: Sequence[list[str]], settings: Launching
     ) -> tuple[list[Config], list[Seat], list[str], list[Point], list[str]]:
         """Configurations, seats, ids, points and swept keys of ``points``, once all is known to be possible."""
-        built = compose_all(loader, master, points, self.explain)
+        built = compose_all(loader, master, points, self.explain, elsewhere=settings.executor != "local")
         configs = [_without_plots(config, overrides) for overrides, config in built]
-        places = seats(settings, configs, cores_here(), free_memory(), gpus_here())
+        seats = places(settings, configs)
         for config in configs[:1]:
-            if config.trainer.name == "cuda" and not gpus_here():
+            if config.trainer.name == "cuda" and settings.executor == "local" and not gpus_here():
                 raise ConfigError("trainer=cuda was asked for, and CUDA_VISIBLE_DEVICES names no device.")
         ids, new, swept = self._points([overrides for overrides, _ in built], configs)
         check_rungs(new, settings)
-        return configs, places, ids, new, swept
+        return configs, seats, ids, new, swept
 
     def _points(self, overrides: list[list[str]], configs: list[Config]) -> tuple[list[str], list[Point], list[str]]:
         """The id of each configuration; the points, one for each id; and the swept keys."""
@@ -227,7 +228,7 @@ class Session:
 
     # ------------------------------------------------------------------ running
 
-    def _execute(self, settings: Launching, places: list[Seat]) -> None:
+    def _execute(self, settings: Launching, seats: list[Seat]) -> None:
         assert self._record is not None
         record = self._record
         if self._execution is None:
@@ -237,10 +238,9 @@ class Session:
                 record,
                 self._parent,
                 self._journal,
-                places,
+                executor(settings, seats, record, self._lock),
                 settings.members,
                 settings.fail_fast,
-                self._lock,
                 table,
                 stopping(settings, record.folder),
             )  # fmt: skip
@@ -272,19 +272,23 @@ class Session:
         lines: list[str] = []
         with contextlib.suppress(OSError):
             record.write()
+        left = self._execution.left if self._execution is not None else None
+        if left is not None:
+            record.status = "left"
         if stopped != "signal":
             lines = self._conclude(record)
         with contextlib.suppress(OSError):
             self._journal.artifact(record.folder.record)
             self._journal.write("tags", tags={"gradlab.status": record.status})
-            self._journal.write("end", status=ENDS.get(record.status, "FINISHED"))
+            if left is None:
+                self._journal.write("end", status=ENDS.get(record.status, "FINISHED"))
         with contextlib.suppress(OSError):
             self._journal.close()
         note = self._shipped(record)
         with contextlib.suppress(OSError):
             record.folder.logs.rmdir()  # each worker removes its own, where that is empty
         self._lock.close()
-        self._tell(record, failed, lines, note)
+        self._tell(record, failed, [*lines, *([left] if left else [])], note)
         return int(bool(failed))
 
     def _conclude(self, record: SweepRecord) -> list[str]:

@@ -3,14 +3,16 @@
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gradlab.bounds import check_number, check_option
 from gradlab.durations import duration_of
 from gradlab.errors import ConfigError, FieldError
+from gradlab.sweeps.clusters import Ray, Slurm
 
 Settings = TypeVar("Settings")
+EXECUTORS = ("local", "slurm", "ray")
 EARLY_STOPPING = ("none", "asha", "halving")
 
 
@@ -18,7 +20,10 @@ EARLY_STOPPING = ("none", "asha", "halving")
 class Launching:
     """How the points of a sweep are run; the numbers are in configs/hydra/launcher/gradlab.yaml.
 
-    workers: processes on the CPU, ≥ 1; or null for as many as there are cores for their threads and memory for them.
+    executor: where points are trained: ``local`` (this machine), ``slurm`` (jobs of a cluster) or ``ray`` (nodes of one).
+    slurm, ray: of its jobs, and of its workers.
+    workers: processes on the CPU, ≥ 1; or null for as many as there are cores for their threads and memory for them. Of slurm, jobs
+        that run at once, and of ray, workers; null for as many as the cluster has room for.
     runs_per_gpu: processes to each GPU, ≥ 1.
     fail_fast: whether the first failed point ends the sweep.
     population: ``auto`` trains points that differ in numbers only (``sweeps/grouping.py``) at once, as many as measure
@@ -30,6 +35,9 @@ class Launching:
     judged_by: seeds of a setting, at least, by which it is judged, ≥ 1; or null for half of them, rounded up.
     """
 
+    executor: str
+    slurm: Slurm
+    ray: Ray
     workers: int | None
     runs_per_gpu: int
     fail_fast: bool
@@ -40,6 +48,7 @@ class Launching:
     judged_by: int | None
 
     def __post_init__(self) -> None:
+        check_option(self, "executor", EXECUTORS)
         if self.workers is not None:
             check_number(self, "workers", at_least=1, at_most=1024)
         check_number(self, "runs_per_gpu", at_least=1, at_most=64)
@@ -80,7 +89,11 @@ def typed(kind: type[Settings], values: dict[str, Any], where: str) -> Settings:
         ConfigError: one is wrong or unknown.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(values))
+        empty = OmegaConf.structured(kind)
+        for key in empty:
+            if isinstance(part := empty._get_node(key), DictConfig):
+                OmegaConf.set_readonly(part, False)  # as the whole is, of a frozen dataclass
+        merged = OmegaConf.merge(empty, OmegaConf.create(values))
         settings = OmegaConf.to_object(merged)
     except FieldError as error:
         raise ConfigError(f"{where}.{error.field} {error.message}.") from error

@@ -145,6 +145,8 @@ def _end_journals_of_the_dead(folder: SweepFolder) -> None:
     last = [record["kind"] for record, _ in records(folder.journal)][-1:] if folder.journal.exists() else []
     if last != ["end"]:
         time.sleep(0.5)  # the sweep was killed; its workers notice, and may be writing a last row
+    if folder.jobs.exists():
+        return  # on other machines, where nothing is known to be dead
     for journal in [*folder.run_folders(), *([folder] if last else [])]:
         end_journal_of_the_dead(journal)
 

@@ -76,7 +76,11 @@ class Table:
         if self._live is None:
             if now - self._spoken >= self.rhythm:
                 self._spoken = now
-                self.say(self.line(workers) if any(worker.ready for worker in workers) else "workers are starting …")
+                self.say(
+                    self.line(workers)
+                    if any(worker.ready or worker.queues for worker in workers)
+                    else "workers are starting …"
+                )
         elif now - self._spoken >= 0.25:
             self._spoken = now
             lines = [self.line(workers), *self._running(workers)]
@@ -87,7 +91,8 @@ class Table:
         record = self.record
         parts = [f"{record.count(*DONE)}/{record.expected} done"]
         counts = {
-            status: record.count(status) for status in ("running", "waiting", "diverged", "pruned", "failed", "killed")
+            status: record.count(status)
+            for status in ("running", "queued", "waiting", "diverged", "pruned", "failed", "killed")
         }
         parts += [f"{count} {status}" for status, count in counts.items() if count]
         if self._accuracies:

@@ -5,7 +5,7 @@ object to a line. What a point prints goes into ``console.log`` in its folder, b
 
 Commands: ``start`` (where to import from; the first line), ``measure`` (how fast populations of a configuration train), ``run``
 (one point, or several as a population), ``prune`` (end one of them soon, as hopeless), ``stop`` (end all after the step that they
-are in). Events: ``ready``, ``measured``, ``progress``, ``validated``, ``say`` (a line for the terminal), and for each point ``done``, or ``again`` where it should be trained on its own. End of input means that the sweep is over or its process dead: the worker ends
+are in). Events: ``ready``, ``begun``, ``measured``, ``progress``, ``validated``, ``say`` (a line for the terminal), and for each point ``done``, or ``again`` where it should be trained on its own. End of input means that the sweep is over or its process dead: the worker ends
 at once, whatever it is doing, so that none is left behind.
 """
 
@@ -97,6 +97,7 @@ class Images:
 def main() -> NoReturn:
     """The process: prepare once, then train what comes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # for the job of SLURM that this process may be in
     # The pipes get numbers of their own, so that nothing a point prints or reads can meet them.
     lines, events = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -108,6 +109,7 @@ def main() -> NoReturn:
     report, images = progress_report(events), Images()
     _tell(events, event="ready")
     for command in commands.points():
+        _tell(events, event="begun", points=[point["point"] for point in command.get("points", [])])
         if command["do"] == "measure":
             _tell(events, event="measured", **measure(command["config"], images))
             continue
@@ -228,7 +230,7 @@ def _as_new() -> None:
 
 def progress_report(events: IO[str]) -> Any:
     """Lightning's callback that tells the sweep how a point gets on."""
-    import lightning.pytorch as pl
+    from gradlab.lightning import pl
 
     class ProgressReport(pl.Callback):
         def __init__(self) -> None:

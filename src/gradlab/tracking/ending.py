@@ -84,6 +84,8 @@ def end_if_gone(folder: RunFolder, over: bool = False) -> bool:
         found = _look_at(folder) if alone else None
         if found is None or found.state is State.ALIVE or (found.state is State.UNKNOWN and not over):
             return False
+        if isinstance(folder, SweepFolder) and folder.jobs.exists() and not over:
+            return False  # its jobs may live on other machines
         if isinstance(folder, SweepFolder):
             for run in folder.run_folders():
                 end_journal_of_the_dead(run)

@@ -88,6 +88,7 @@ class SweepFolder(RunFolder):
         self.runs = self.path / "runs"
         self.lock = self.path / ".lock"
         self.logs = self.path / "workers"
+        self.jobs = self.path / "jobs"  # of a cluster, which may go on when the sweep's process has left
 
     def run_folders(self) -> list[RunFolder]:
         """The folders of the runs that have begun their journal, oldest first."""
