@@ -1,7 +1,7 @@
 """The LightningModule of one run: hands chunks of mini-batches to its learner, and evaluations to its books."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -9,6 +9,9 @@ from gradlab.data.device import Batch, Chunk, TrainingChunks
 from gradlab.interruption import Interruption
 from gradlab.learner import Learner, Measured
 from gradlab.lightning import pl
+
+if TYPE_CHECKING:
+    from gradlab.devices.ranks import Ranks
 
 
 class Classifier(pl.LightningModule):
@@ -36,12 +39,18 @@ class Classifier(pl.LightningModule):
     def learner(self) -> Learner:
         return self.learners[0]
 
+    @property
+    def ranks(self) -> "Ranks | None":
+        """The devices that train together, where they are several."""
+        return self.learner.ranks
+
     def configure_optimizers(self) -> Any:
         return self.learner.begin()
 
     # ------------------------------------------------------------------ training
 
     def on_train_start(self) -> None:
+        self.learner.join_ranks()
         self.interruption.training_begins()
 
     def on_train_end(self) -> None:
@@ -54,11 +63,14 @@ class Classifier(pl.LightningModule):
         for step, batch in enumerate(chunk, start=chunk.first_step):
             measured.append(self.advance(step, batch))
             sizes.append(self.images_of(batch))
-            if self.interruption():
+            if self.interruption() and self.ranks is None:
                 break
+        told = torch.stack([torch.stack(numbers).double() for numbers in zip(*measured, strict=True)])
         # The only wait for the device: one copy of all the chunk's numbers.
-        told = torch.stack([torch.stack(numbers).double() for numbers in zip(*measured, strict=True)]).cpu()
+        told = (told if self.ranks is None else self.ranks.sum(told)).cpu()
         seconds = time.perf_counter() - started
+        if self.ranks is not None:
+            seconds = self.ranks.agree(seconds, self.interruption, self.learner.point, self.device)
         self.book(chunk.first_step, told, sizes, seconds)
         steps_done = chunk.first_step + len(sizes)
         # Lightning counts optimizer steps where its own wrapper makes them; its callbacks read this.
@@ -67,8 +79,13 @@ class Classifier(pl.LightningModule):
         chunks = self.trainer.train_dataloader
         if isinstance(chunks, TrainingChunks):
             chunks.pace.record(len(sizes), seconds)
-        if self.interruption():
+        if self.asked_to_stop:
             self._stop()
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether a signal ends the training; of several devices, once all know of it."""
+        return self.interruption() if self.ranks is None else self.ranks.interrupted
 
     def advance(self, step: int, batch: Batch) -> Measured:
         """Make optimizer step ``step``, counted from 0."""
@@ -100,16 +117,18 @@ class Classifier(pl.LightningModule):
         self.trainer.limit_val_batches = 0
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        if self.interruption():
+        if self.asked_to_stop:
             raise StopIteration  # so Lightning ends an evaluation; it is made when the training is gone on with
         self.test_step(batch, batch_index)
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        self._answers.append(self._judged(batch.images))
+        images = batch.images if self.ranks is None else self.ranks.part(batch).images
+        answers = self._judged(images if len(images) else batch.images[:1])
+        self._answers.append(answers[: len(images)])
         self._labels.append(batch.labels)
 
     def on_validation_epoch_end(self) -> None:
-        if self.interruption():
+        if self.asked_to_stop:
             self._stop()
             return
         self.learner.validated(*self._answered())
@@ -123,4 +142,6 @@ class Classifier(pl.LightningModule):
 
     def _answered(self) -> tuple[torch.Tensor, torch.Tensor]:
         logits, labels = torch.cat(self._answers), torch.cat(self._labels)
+        if self.ranks is not None:
+            logits = self.ranks.gathered(logits, [len(own) for own in self._labels])
         return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits, labels

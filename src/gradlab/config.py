@@ -412,6 +412,20 @@ def _check_together(config: Config, origin: Origin) -> None:
             f"trainer.accumulate={config.trainer.accumulate} cuts a batch of {config.batch_examples} images into more parts "
             f"than it has (set {origin.of('trainer.accumulate')}). Choose a smaller one, or a larger data.batch_size."
         )
+    smallest = config.spec.train_examples % config.batch_examples or config.batch_examples
+    if config.horizon.total_steps < config.horizon.steps_per_epoch:
+        smallest = config.batch_examples
+    if config.trainer.devices > 1 and smallest < config.trainer.devices * config.trainer.accumulate:
+        raise ConfigError(
+            f"trainer.devices={config.trainer.devices} (set {origin.of('trainer.devices')}): the smallest batch of an epoch has "
+            f"{smallest} images, and each device needs one"
+            + (
+                f" for each of trainer.accumulate={config.trainer.accumulate} parts"
+                if config.trainer.accumulate > 1
+                else ""
+            )
+            + ". Choose another data.batch_size, or fewer devices."
+        )
     there = Path(config.output_dir).expanduser().absolute()
     try:
         while not there.exists():

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,9 @@ from gradlab.seeds import RandomState, TorchRandomState
 from gradlab.stepping import ScheduleFreeAverage, Step, Tensors
 from gradlab.tracking.journal import Journal
 from gradlab.wrappers import NoWrapper, Wrapper
+
+if TYPE_CHECKING:
+    from gradlab.devices.ranks import Ranks
 
 Measured = tuple[torch.Tensor, ...]
 """Of one step, on the device: the mini-batch's mean loss, its right answers, and the gradients' norm where there is a bound of it."""
@@ -48,7 +51,8 @@ class Learner:
         accumulate: parts of a mini-batch that pass through the network one after the other.
 
     ``point`` is the run's in a sweep; ``settle`` brings the optimizer's state up to date, where another makes its steps
-    (``population.py``); ``random`` is where the training draws from, such as its dropout.
+    (``population.py``); ``random`` is where the training draws from, such as its dropout; ``ranks`` are the devices that train
+    it together, where they are several.
     """
 
     def __init__(
@@ -86,6 +90,8 @@ class Learner:
         self.optimizer: torch.optim.Optimizer
         self.settle: Callable[[], None] | None = None
         self.point: str | None = None
+        self.ranks: Ranks | None = None
+        self._network: torch.nn.Module = model
         self.random: RandomState = TorchRandomState()
         self.test_logits = torch.empty(0)
         self.test_labels = torch.empty(0)
@@ -103,6 +109,11 @@ class Learner:
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(self._clipped[0].device)
         return self.optimizer
+
+    def join_ranks(self) -> None:
+        """From here on steps are those of all ranks together; weights and optimizer are as they shall begin."""
+        if self.ranks is not None:
+            self._network = self.ranks.wrapped(self.model)
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of optimizer step ``step``, counted from 0; of the group with the optimizer's own ``lr``.
@@ -141,22 +152,29 @@ class Learner:
 
     def _add_gradients(self, batch: Batch) -> Measured:
         """Add the gradients of the batch's mean loss to the parameters'; that loss, and how many answers are right."""
-        if self.accumulate == 1:
+        if self.accumulate == 1 and self.ranks is None:
             logits = self.model(batch.images)
             loss = self.loss_config.of(logits, batch, self.class_weights)
             loss.backward()
             return loss.detach(), (logits.detach().argmax(1) == batch.labels).sum()
         whole = self.loss_config.weight(batch, self.class_weights)
         losses, correct = [], []
-        for part in parts_of(batch, self.accumulate):
-            logits = self.model(part.images)
+        for part in self._parts(batch):
+            logits = self._network(part.images)
             # A mean over the part, weighted so that the parts add up to the mean over the batch.
             share = self.loss_config.weight(part, self.class_weights) / whole
             loss = share * self.loss_config.of(logits, part, self.class_weights)
-            loss.backward()
+            # Between devices gradients are averaged, and theirs are parts of one sum.
+            (loss if self.ranks is None else self.ranks.size * loss).backward()
             losses.append(loss.detach())
             correct.append((logits.detach().argmax(1) == part.labels).sum())
         return torch.stack(losses).sum(), torch.stack(correct).sum()
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """What passes through this process's network, one after the other."""
+        if self.ranks is None:
+            return parts_of(batch, self.accumulate)
+        return [self.ranks.part(part) for part in parts_of(batch, self.accumulate)]
 
     def _clip_gradients(self) -> Measured:
         """Bring the gradients into their bounds; their norm before, where there is a bound of it."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from gradlab.data.datasets.base import Splits
     from gradlab.data.module import ImageData
+    from gradlab.devices.ranks import Ranks
     from gradlab.learner import Learner
     from gradlab.lightning import pl
     from gradlab.models.trace import Call
@@ -33,6 +34,8 @@ def check_device_and_libraries(config: Config) -> None:
     """
     if config.trainer.name == "cuda":
         _require_cuda()
+    if config.trainer.devices > 1:
+        _require_devices(config)
     if isinstance(config.optimizer, Timm):
         config.optimizer.check_in_timm()
     _try_network(config)
@@ -50,6 +53,18 @@ def _require_cuda() -> None:
         raise ConfigError(
             f"trainer=cuda was asked for, and torch finds no CUDA device ({built}). Check the driver with nvidia-smi and "
             "CUDA_VISIBLE_DEVICES, or choose trainer=auto."
+        )
+
+
+def _require_devices(config: Config) -> None:
+    import torch
+
+    if config.trainer.name == "cpu" or not torch.cuda.is_available():
+        return
+    if (found := torch.cuda.device_count()) < config.trainer.devices:
+        raise ConfigError(
+            f"trainer.devices={config.trainer.devices} was asked for, and torch finds {found} CUDA "
+            f"device{'s' if found != 1 else ''}. Check CUDA_VISIBLE_DEVICES."
         )
 
 
@@ -182,15 +197,20 @@ def _try_network(config: Config) -> None:
 
 
 def lightning_trainer(
-    config: Config, callbacks: "list[pl.Callback]", first_step: int = 0, validate_first: bool = False
+    config: Config,
+    callbacks: "list[pl.Callback]",
+    first_step: int = 0,
+    validate_first: bool = False,
+    ranks: "Ranks | None" = None,
 ) -> "pl.Trainer":
-    """Lightning's Trainer for a run: one device, quiet, and no logging or checkpointing but ours.
+    """Lightning's Trainer for a run: quiet, and no logging or checkpointing but ours.
 
     Args:
         config: of the run.
         callbacks: all of them.
         first_step: the optimizer step at which the training begins, counted from 0.
         validate_first: validate before it.
+        ranks: the devices that train it together; None for one device.
     """
     round_steps = config.trainer.steps("validate_every", config.horizon)
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -201,12 +221,15 @@ def lightning_trainer(
         logging.getLogger(name).setLevel(logging.ERROR)
     # Ours are not DataLoaders: batches are made on the device, without workers.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # one process, also where SLURM is installed
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*", FutureWarning)  # Lightning 2.6.6 on torch 2.15
     return pl.Trainer(
         accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.trainer.name],
-        devices=1,
+        devices=1 if ranks is None else ranks.size,
+        strategy="auto" if ranks is None else ranks.strategy(),
+        use_distributed_sampler=False,
         precision=PRECISIONS[config.trainer.precision],  # type: ignore[arg-type]
-        plugins=[LightningEnvironment()],  # one process, also inside a SLURM job
+        plugins=[LightningEnvironment()] if ranks is None else [],  # one process, also inside a SLURM job
         deterministic=config.trainer.deterministic or None,
         # An epoch of Lightning's is one pass of the loader: a round, the steps up to the next validation.
         # A training that is gone on with within a round begins with what is left of that.

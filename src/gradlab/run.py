@@ -13,6 +13,7 @@ import numpy as np
 
 from gradlab import environment
 from gradlab.config import Config
+from gradlab.devices.launch import Helpers
 from gradlab.disk import full
 from gradlab.errors import DataError, GradlabError
 from gradlab.interruption import Interrupted, Interruption
@@ -91,6 +92,10 @@ def run_together(
                         RunRecord(config, command, place_of, resumptions[index] if resumptions else None, chosen[index])
                     )
             first_step = runs[0].first_step
+            helpers = None
+            if first.trainer.devices > 1:
+                helpers = Helpers(first, runs[0].folder.path / "devices.log")
+                cleanup.callback(helpers.end)
 
             # What data.download=true asks for, in this thread: a signal must be able to end it.
             first.data.fetch()
@@ -116,6 +121,12 @@ def run_together(
             prepared = prepare(configs, splits, [run.journal for run in runs], first_step, runs[0].threads)
             learners, data, screen = prepared.learners, prepared.data, Console()
             cleanup.callback(data.close)
+            ranks = None
+            if helpers is not None:
+                from gradlab.devices.ranks import Ranks
+
+                ranks = learners[0].ranks = Ranks(0, helpers.size, helpers.port)
+                cleanup.callback(ranks.leave)
             module = _module(learners, [config.seed for config in configs], interruption)
             callbacks: list[pl.Callback] = [terminal.ProgressReport(screen)]
             callbacks += [place.report] if place else []
@@ -136,8 +147,19 @@ def run_together(
                     seen = sample(splits, data.normalization, probe.IMAGES, data.dtype)
                     callbacks.append(probe.LayerProbe(learner, seen, every, run.folder.layer_states, first_step))
             callbacks += checkpointers
-            trainer = lightning_trainer(first, callbacks, first_step, any(run.validates_first for run in runs))
+            validates_first = any(run.validates_first for run in runs)
+            if helpers is not None:
+                checkpoint = runs[0].checkpoint.path if runs[0].checkpoint else None
+                helpers.train(
+                    threads=prepared.threads,
+                    first_step=first_step,
+                    validate_first=validates_first,
+                    checkpoint=str(checkpoint) if checkpoint else None,
+                    anew=sorted(runs[0].resumed.anew) if runs[0].resumed and runs[0].resumed.fork else None,
+                )
+            trainer = lightning_trainer(first, callbacks, first_step, validates_first, ranks)
             device = _device_name(trainer.strategy.root_device)
+            device = device if ranks is None else f"{ranks.size} × {device}"
             made_with = fingerprint(device, prepared.threads)
             for checkpointer in checkpointers:
                 checkpointer.about["fingerprint"] = made_with
@@ -162,10 +184,15 @@ def run_together(
 
             # Training.
             ready = time.perf_counter()
-            trainer.fit(module, datamodule=data)
+            try:
+                trainer.fit(module, datamodule=data)
+            except RuntimeError as error:
+                raise (helpers.failure() if helpers else None) or error from error
 
             # The only look at the test set, by the networks that validation chose.
             statuses = [_status(learner, interruption) for learner in learners]
+            if ranks is not None:
+                statuses = [ranks.status(statuses[0], trainer.strategy.root_device)]
             for status, checkpointer in zip(statuses, checkpointers, strict=True):
                 if status == "finished":
                     checkpointer.restore_best()

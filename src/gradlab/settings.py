@@ -35,6 +35,8 @@ class Trainer:
     checkpoint_every: rhythm of checkpoints, as ``5 minutes``, ``500 steps``, ``2 epochs`` or ``10%``; one is written at the end in
         any case. 0 for only that one. They are written between chunks, so up to a quarter of a second late.
     threads: CPU threads of torch, from 1 to the cores there are; or null for what the work of a step can use, at most the cores there are.
+    devices: GPUs of this machine that train one run together, ≥ 1, each on its part of every mini-batch (DistributedDataParallel);
+        on the CPU as many processes, which share its cores.
     deterministic: refuse operations whose result may differ between two runs on one GPU.
     clip_norm: gradients whose norm, over all parameters, is larger are scaled down to it, > 0; or null. The norm of every
         step before that is then a metric, ``train/gradient_norm``.
@@ -52,6 +54,7 @@ class Trainer:
     probe_every: str | None
     checkpoint_every: str
     threads: int | None
+    devices: int
     deterministic: bool
     clip_norm: float | None
     clip_value: float | None
@@ -59,6 +62,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         check_option(self, "precision", ["fp32", "bf16", "fp64"])
+        check_number(self, "devices", at_least=1, at_most=64)
         for field in ("max_epochs", "max_steps", "threads"):
             if getattr(self, field) is not None:
                 check_number(self, field, at_least=1, at_most=cores() if field == "threads" else None)
@@ -114,7 +118,8 @@ class Trainer:
         """
         if self.threads is not None:
             return self.threads
-        return max(1, min(cores(), step_multiply_adds // MULTIPLY_ADDS_PER_THREAD))
+        share = step_multiply_adds // self.devices // MULTIPLY_ADDS_PER_THREAD
+        return max(1, min(cores() // self.devices, share))
 
     def check(self) -> None:
         """Raise ``ConfigError`` where CUDA is asked for and the system has no driver. Needs no torch, takes no time."""

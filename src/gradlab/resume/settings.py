@@ -9,7 +9,7 @@ from gradlab.sweeps.identity import values_of
 
 OF_THE_MACHINE = (
     "data.root", "data.download", "data.cache_dir", "data.workers", "data.stream", "data.memory_share",
-    "trainer.name", "trainer.threads", "trainer.deterministic", "trainer.probe_every",
+    "trainer.name", "trainer.threads", "trainer.devices", "trainer.deterministic", "trainer.probe_every",
 )  # fmt: skip
 """Where images lie and what computes: such keys change no result beyond rounding, which the fingerprint tells."""
 LENGTH = ("trainer.max_epochs", "trainer.max_steps")

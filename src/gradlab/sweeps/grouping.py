@@ -28,6 +28,8 @@ def group_of(config: Config) -> str | None:
     """
     if config.wrapper.name != "none":
         return None  # SAM makes two passes, and slow weights jump: each has a rhythm of its own
+    if config.trainer.devices > 1:
+        return None
     values = values_of(config)
     return json.dumps([[key, _kept(key, value)] for key, value in values.items() if not _is_of(key, SIDE_BY_SIDE)])
 

@@ -30,6 +30,8 @@ def values_of(config: Config) -> Values:
         {"find_lr": True} if config.find_lr else {}
     )  # no key of its own elsewhere: points of before it keep their hash
     flat = flatten(tree)
+    if flat["trainer.devices"] == 1:  # the same for these
+        del flat["trainer.devices"]
     return {
         key: value
         for key, value in flat.items()

@@ -52,9 +52,16 @@ def seats(settings: Launching, configs: Sequence[Config], cores: int, memory: in
         ConfigError: ``trainer.threads`` asks for more than a worker can have.
     """
     if gpus and any(config.trainer.name != "cpu" for config in configs):
-        share = max(1, cores // (len(gpus) * settings.runs_per_gpu))
-        return [Seat(share, gpu) for _ in range(settings.runs_per_gpu) for gpu in gpus]
-    asked = max((config.trainer.threads or 1 for config in configs), default=1)
+        devices = max(config.trainer.devices for config in configs)
+        if devices > len(gpus):
+            raise ConfigError(
+                f"trainer.devices={devices} needs as many GPUs, and there {'is' if len(gpus) == 1 else 'are'} {len(gpus)}: "
+                f"{', '.join(gpus)}."
+            )
+        sets = [",".join(gpus[first : first + devices]) for first in range(0, len(gpus) - devices + 1, devices)]
+        share = max(1, cores // (len(sets) * settings.runs_per_gpu))
+        return [Seat(share, one) for _ in range(settings.runs_per_gpu) for one in sets]
+    asked = max((config.trainer.devices * (config.trainer.threads or 1) for config in configs), default=1)
     if settings.workers is None:
         count = max(1, min(cores // asked, memory // WORKER_MEMORY))
         return [Seat(asked, "")] * count
