@@ -1,5 +1,7 @@
 """Going on with a run: which one, with what, from where. Real kills are in test_resume_runs.py."""
 
+import functools
+import itertools
 import json
 import os
 import signal
@@ -169,6 +171,34 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     (tmp_path / "last.previous" / "state.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"No checkpoint in .* is whole"):
         newest_checkpoint(tmp_path)
+
+
+def test_checkpoints_take_no_more_than_their_share_of_the_time(
+    tmp_path: Path, compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of 150 s and saves of 5 s, by a clock of our own: every 5 minutes would be more than 1 %."""
+    trainer = build_config(compose("trainer.checkpoint_every=auto")).trainer
+    now, saved = 0.0, []
+    monkeypatch.setattr("gradlab.checkpoints.time.monotonic", lambda: now)
+
+    class Slow(Checkpointer):
+        def _write_last(self) -> None:
+            nonlocal now
+            saved.append(now)
+            now += 5
+
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            nonlocal now
+            now += 150
+            super().on_train_batch_end(*arguments)
+
+    seconds, steps = trainer.checkpoint_rhythm(build_config(compose()).horizon)
+    for share, expected in ((trainer.checkpoint_share, [450, 605, 605]), (1.0, [450, 455, 455])):
+        now, saved = 0.0, []
+        made = functools.partial(Slow, folder=tmp_path, seconds=seconds, about={}, steps=steps, share=share)
+        fit(normed(), choice("optimizer", "sgd"), 60, of_learner=[made])
+        pauses = [later - earlier for earlier, later in itertools.pairwise([0.0, *saved[:-1]])]
+        assert pauses == expected
 
 
 def test_the_best_network_is_that_of_the_same_instant(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import functools
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -47,6 +48,7 @@ def start(
         return child
     status = 1
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as in a new process
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment(**variables))

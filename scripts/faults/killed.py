@@ -62,7 +62,7 @@ def sigkill(setting: Setting, number: int) -> Outcome:
     draw, place = setting.draw(number), setting.place(number)
     kind = list(KINDS)[number % len(KINDS)]
     wanted, changes = _never_killed(setting.folder, kind)
-    uri = f"sqlite:///{setting.folder}/mlflow.db" if number % 5 == 4 else None  # every fifth with a store
+    uri = f"sqlite:///{setting.folder}/mlflow.db" if number % 10 == 4 else None  # every tenth with a store
     fresh = number % 20 == 19
     arguments = _arguments(setting.folder, kind, uri)
     moments = []
@@ -93,14 +93,19 @@ def sigterm(setting: Setting, number: int) -> Outcome:
     kind = list(KINDS)[number % len(KINDS)]
     wanted, _ = _never_killed(setting.folder, kind)
     uri = f"sqlite:///{setting.folder}/mlflow.db"
-    process = forked.start(place, *_arguments(setting.folder, kind, uri))
+    arguments = _arguments(
+        setting.folder, kind, None if number % 5 else uri
+    )  # else by `gradlab sync`, which is the same replay
+    process = forked.start(place, *arguments)
     moment = _at_a_moment(process, place, draw, wanted["steps"])
     told, said = time.time(), []
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, signal.SIGTERM)
     status = forked.ended(process)
+    if status == -signal.SIGTERM:  # before or after the run itself; for a shell that is 143, too
+        status = 143
     if not _runs_in(place) and status == 143:  # it came before there was a run
-        if again := forked.run(place, *_arguments(setting.folder, kind, uri)):
+        if again := forked.run(place, *arguments):
             return Outcome(kind, False, f"{moment}: exit status {again}: {_err(place)}")
         return _judged(kind, place, wanted, uri, f"told {moment}")
     (run,) = _runs_in(place)
@@ -138,8 +143,9 @@ def _judged(
 
 
 def _synced(place: Path, run: Path, uri: str) -> None:
-    """A store that was too busy to take all in time is told the rest."""
-    if "rows pending" in (place / "out.txt").read_text():
+    """What the store lacks is shipped: all of a run without tracking, and what a store that was too busy did not take in time."""
+    out = (place / "out.txt").read_text()
+    if "rows pending" in out or "MLflow run" not in out:
         forked.run(place, "sync", str(run), "--uri", uri, program="gradlab")
 
 

@@ -151,6 +151,7 @@ class Checkpointer(pl.Callback):
         begin: what the training goes on from; None from its start.
         anew: None where it is the same training that goes on; else it is another one, which starts from what ``begin`` holds
             but for this, see ``Learner.start_from``.
+        share: of the time that writing may take at most, in (0, 1]; those by time come rarer for it.
     """
 
     def __init__(
@@ -162,6 +163,7 @@ class Checkpointer(pl.Callback):
         steps: int = 0,
         begin: Checkpoint | None = None,
         anew: Collection[str] | None = None,
+        share: float = 1.0,
     ) -> None:
         self.learner = learner
         self.folder = folder
@@ -170,11 +172,12 @@ class Checkpointer(pl.Callback):
         self.about = about
         self.begin = begin
         self.anew = anew
+        self.share = share
         self.best: dict[str, float] = {}
         self.best_step = 0
         self._best_tensors: dict[str, torch.Tensor] = {}
         self._best_on_disk = True
-        self._written, self._written_step = time.monotonic(), begin.step if begin else 0
+        self._written, self._written_step, self._took = time.monotonic(), begin.step if begin else 0, 0.0
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Everything is built and on its device: go on from where the training was."""
@@ -222,7 +225,8 @@ class Checkpointer(pl.Callback):
     ) -> None:
         if self.learner.ledger.steps_done >= self.learner.horizon.total_steps:
             return  # the end comes, with the last validation
-        by_time = self.seconds and time.monotonic() - self._written > self.seconds
+        pause = max(self.seconds, self._took / self.share)
+        by_time = self.seconds and time.monotonic() - self._written > pause
         by_steps = self.steps and self.learner.ledger.steps_done // self.steps > self._written_step // self.steps
         if by_time or by_steps:
             self.write()
@@ -236,6 +240,7 @@ class Checkpointer(pl.Callback):
         Not the ``last`` of a diverged run: the rest of its chunk was trained before the loss was seen, and chunks differ
         in length from run to run.
         """
+        began = time.monotonic()
         if self.learner.ledger.divergence is None:
             self._write_last()
         if not self._best_on_disk:
@@ -243,6 +248,7 @@ class Checkpointer(pl.Callback):
             save_checkpoint(self.folder / BEST, best, {**self.about, "step": self.best_step, "metrics": self.best})
             self._best_on_disk = True
         self._written, self._written_step = time.monotonic(), self.learner.ledger.steps_done
+        self._took = self._written - began
 
     def _write_last(self) -> None:
         tensors, state = self.learner.training_state()

@@ -132,6 +132,7 @@ def run_together(
             callbacks += [place.report] if place else []
             checkpointers = []
             pause, steps = first.trainer.checkpoint_rhythm(first.horizon)
+            share = first.trainer.checkpoint_share / len(runs)
             for run, learner in zip(runs, learners, strict=True):
                 learner.point = run.point
                 about = {
@@ -141,7 +142,7 @@ def run_together(
                 }
                 anew = run.resumed.anew if run.resumed and run.resumed.fork else None
                 checkpointers.append(
-                    Checkpointer(learner, run.folder.checkpoints, pause, about, steps, run.checkpoint, anew)
+                    Checkpointer(learner, run.folder.checkpoints, pause, about, steps, run.checkpoint, anew, share)
                 )
                 if every := first.trainer.probe_steps(first.horizon):
                     seen = sample(splits, data.normalization, probe.IMAGES, data.dtype)

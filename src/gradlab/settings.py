@@ -18,6 +18,8 @@ against 0.95 ms a step at 0.8 million (digits, MLP; on busy cores 0.66 against 4
 28×28 images), 7.8 against 5.3 at 27 million (LeNet). experiments/LOG.md has more."""
 
 UNITS_OF_CHECKPOINTS = ("minutes", *UNITS_OF_A_RUN)
+CHECKPOINT_PAUSE, CHECKPOINT_SHARE = 300.0, 0.01
+"""Of ``checkpoint_every=auto``: seconds between two, at least, and the share of the time that they may take."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Trainer:
     probe_every: rhythm of looks into the layers (mean and spread of activations and gradients, dead units), which are drawn in
         plots/layers.png; or null for none. A look changes nothing of the training.
     checkpoint_every: rhythm of checkpoints, as ``5 minutes``, ``500 steps``, ``2 epochs`` or ``10%``; one is written at the end in
-        any case. 0 for only that one. They are written between chunks, so up to a quarter of a second late.
+        any case. 0 for only that one. ``auto``: every five minutes, or rarer where they would take more than a hundredth of the
+        time. They are written between chunks, so up to a quarter of a second late.
     threads: CPU threads of torch, from 1 to the cores there are; or null for what the work of a step can use, at most the cores there are.
     devices: GPUs of this machine that train one run together, ≥ 1, each on its part of every mini-batch (DistributedDataParallel);
         on the CPU as many processes, which share its cores.
@@ -77,7 +80,8 @@ class Trainer:
         for field in ("validate_every", "log_every", "probe_every"):
             if getattr(self, field) is not None and duration_of(self, field).number == 0:
                 raise FieldError(field, "must be above 0")
-        duration_of(self, "checkpoint_every", units=UNITS_OF_CHECKPOINTS)
+        if self.checkpoint_every != "auto":
+            duration_of(self, "checkpoint_every", units=UNITS_OF_CHECKPOINTS)
         for field in ("clip_norm", "clip_value"):
             if getattr(self, field) is not None:
                 check_number(self, field, above=0)
@@ -106,8 +110,15 @@ class Trainer:
 
     def checkpoint_rhythm(self, horizon: Horizon) -> tuple[float, int]:
         """Seconds between two checkpoints, or steps; the other is 0, or both where there is to be one at the end only."""
+        if self.checkpoint_every == "auto":
+            return CHECKPOINT_PAUSE, 0
         duration = duration_of(self, "checkpoint_every", units=UNITS_OF_CHECKPOINTS)
         return (60 * duration.number, 0) if duration.unit == "minutes" else (0.0, duration.steps(horizon))
+
+    @property
+    def checkpoint_share(self) -> float:
+        """Share of the time that checkpoints may take; 1 where they come as they were asked for."""
+        return CHECKPOINT_SHARE if self.checkpoint_every == "auto" else 1.0
 
     def cpu_threads(self, step_multiply_adds: int) -> int:
         """The number of threads that torch is pinned to; recorded, because the last bits on a CPU depend on it.
