@@ -21,6 +21,21 @@ def test_the_default_run_learns_on_a_gpu(tmp_path: Path, precision: str) -> None
     assert finished.result["metrics"]["test/accuracy"] >= 0.97
 
 
+def test_compiled_and_captured_steps_are_the_eager_ones_up_to_rounding(tmp_path: Path) -> None:
+    losses = []
+    for speed in ("safe", "max"):
+        folder = tmp_path / speed
+        folder.mkdir()
+        finished = train(
+            folder, "trainer=cuda", "tracking=none", "plots=false", "model=cnn", f"trainer.speed={speed}",
+            "trainer.max_epochs=null", "trainer.max_steps=100", "trainer.precision=fp64", "trainer.clip_norm=1",
+        )  # fmt: skip
+        assert finished.status == 0, finished.err
+        assert finished.result["speed"] == {"safe": "eager", "max": "compiled"}[speed]
+        losses.append(finished.result["metrics"]["final/train_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
 def test_a_gpu_starts_from_the_cpu_s_network_and_batches(tmp_path: Path) -> None:
     losses = []
     for device in ("cpu", "cuda"):

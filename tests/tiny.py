@@ -115,6 +115,7 @@ def fit(
     data.first_step = go_on.step if go_on else 0
     rounds = -(-((stop_at or steps) - data.first_step) // round_steps)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # where SLURM is installed
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*", FutureWarning)
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal.jsonl")

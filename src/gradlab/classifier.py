@@ -1,6 +1,7 @@
 """The LightningModule of one run: hands chunks of mini-batches to its learner, and evaluations to its books."""
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,8 @@ class Classifier(pl.LightningModule):
     Args:
         learner: makes the steps.
         interruption: asked after every step; a signal ends the training there.
+
+    ``compiled`` makes of the learner, once it is ready to train, what computes its steps as one function; None for eager ones.
     """
 
     def __init__(self, learner: Learner, interruption: Interruption | None = None) -> None:
@@ -31,6 +34,7 @@ class Classifier(pl.LightningModule):
         self.model = learner.model
         self.learners = [learner]
         self.interruption = interruption or Interruption()
+        self.compiled: Callable[[Learner], Callable[[int, Batch], Measured]] | None = None
         self._answers: list[torch.Tensor] = []
         self._labels: list[torch.Tensor] = []
         self._judged: torch.nn.Module = learner.model
@@ -46,6 +50,11 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return self.learner.begin()
+
+    def on_fit_start(self) -> None:
+        """The network is on its device, and the checkpoint loaded, where there is one."""
+        if self.compiled is not None:
+            self.learner.compiled = self.compiled(self.learner)
 
     # ------------------------------------------------------------------ training
 

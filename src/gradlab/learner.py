@@ -1,6 +1,7 @@
 """One network and all that its training changes: the optimizer, what goes around its steps, and the books. Without Lightning."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterator
@@ -50,9 +51,10 @@ class Learner:
         clip_norm, clip_value: bounds of the gradients, see ``settings.Trainer``; or None.
         accumulate: parts of a mini-batch that pass through the network one after the other.
 
-    ``point`` is the run's in a sweep; ``settle`` brings the optimizer's state up to date, where another makes its steps
-    (``population.py``); ``random`` is where the training draws from, such as its dropout; ``ranks`` are the devices that train
-    it together, where they are several.
+    ``point`` is the run's in a sweep; ``compiled`` makes its gradients and updates, where that is one function
+    (``compiled.py``). Where another makes the optimizer's steps, that one or ``population.py``, ``settle`` brings the
+    optimizer's state up to date and ``reload`` tells that it was loaded. ``random`` is where the training draws from,
+    such as its dropout; ``ranks`` are the devices that train it together, where they are several.
     """
 
     def __init__(
@@ -88,7 +90,9 @@ class Learner:
         self.accumulate = accumulate
         self.ledger = Ledger(journal, horizon, log_steps, self.learning_rate)
         self.optimizer: torch.optim.Optimizer
+        self.compiled: Callable[[int, Batch], Measured] | None = None
         self.settle: Callable[[], None] | None = None
+        self.reload: Callable[[], None] | None = None
         self.point: str | None = None
         self.ranks: Ranks | None = None
         self._network: torch.nn.Module = model
@@ -115,6 +119,16 @@ class Learner:
         if self.ranks is not None:
             self._network = self.ranks.wrapped(self.model)
 
+    def twin(self, like: torch.Tensor) -> "Learner":
+        """A learner of the same choices with a copy of the network, on the device and of the dtype of ``like``, which has begun.
+
+        Its steps change nothing of this one's, so that they can be tried out and timed.
+        """
+        twin = copy.copy(self)
+        twin.model = twin._network = copy.deepcopy(self.model).to(like).train()
+        twin.begin()
+        return twin
+
     def learning_rate(self, step: int) -> float:
         """The learning rate of optimizer step ``step``, counted from 0; of the group with the optimizer's own ``lr``.
 
@@ -132,12 +146,19 @@ class Learner:
     def step(self, step: int, batch: Batch) -> Measured:
         """Make optimizer step ``step``, counted from 0, on ``batch``; nothing in it waits for the device."""
         self.set_rates(step)
-        measured = self.wrapper.gradients(functools.partial(self._add_gradients, batch))
-        norm = self._clip_gradients()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.compiled is not None:
+            measured = self.compiled(step, batch)
+        else:
+            measured = self.make_gradients(batch)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         self.after_step(step)
-        return measured + norm
+        return measured
+
+    def make_gradients(self, batch: Batch) -> Measured:
+        """Give every parameter the gradient of the batch's mean loss, within its bounds."""
+        measured = self.wrapper.gradients(functools.partial(self._add_gradients, batch))
+        return measured + self._clip_gradients()
 
     def set_rates(self, step: int) -> None:
         """Give the optimizer's groups the learning rates of ``step``."""
@@ -238,6 +259,8 @@ class Learner:
                 self.plateau.load(state["plateau"])
             self.ledger.load(state["ledger"])
             self.random.load(parts["random"])
+            if self.reload:
+                self.reload()
 
     def start_from(self, tensors: Tensors, state: dict[str, Any], anew: Collection[str]) -> None:
         """Start a training of its own from what another one's ``training_state`` gave: with this one's numbers, and new books.
@@ -271,6 +294,8 @@ class Learner:
             if "random" not in anew:
                 self.random.load(parts["random"])
             self.ledger.steps_done = self.ledger.validated_at = state["ledger"]["steps_done"]
+            if self.reload:
+                self.reload()
 
 
 def _parts(tensors: Tensors) -> dict[str, Tensors]:

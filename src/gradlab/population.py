@@ -15,6 +15,7 @@ from gradlab.data.device import Batch
 from gradlab.interruption import Interruption
 from gradlab.learner import Learner, Measured, parts_of
 from gradlab.seeds import RandomState, derive
+from gradlab.stacked.clipping import clip
 from gradlab.stacked.losses import losses_of
 from gradlab.stacked.network import Stack
 from gradlab.stacked.updates import update_for
@@ -255,23 +256,10 @@ def _averages(learner: Learner) -> bool:
 
 def _clip(members: Sequence[Learner], gradients: Sequence[torch.Tensor]) -> Measured:
     """Bring each member's gradients into its bounds; their norms before, where there is a bound of them."""
-    first = members[0]
-    if first.clip_value is not None:
-        bounds = torch.tensor([member.clip_value for member in members], dtype=torch.float64).to(gradients[0])
-        for gradient in gradients:
-            bound = _column(bounds, gradient)
-            torch.clamp(gradient, -bound, bound, out=gradient)
-    if first.clip_norm is not None:
-        limits = torch.tensor([member.clip_norm for member in members], dtype=torch.float64).to(gradients[0])
-        norms = torch.stack([torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients])
-        norm = torch.linalg.vector_norm(norms, dim=0)
-        factor = (limits / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
-        for gradient in gradients:
-            gradient.mul_(_column(factor, gradient))
-        return (norm,)
-    return ()
 
+    def bounds(own: Sequence[float | None]) -> torch.Tensor | None:
+        return None if own[0] is None else torch.tensor(own, dtype=torch.float64).to(gradients[0])
 
-def _column(numbers: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """``numbers`` [members] so that they go with ``like`` [members, …]."""
-    return numbers.view(-1, *(1,) * (like.dim() - 1))
+    return clip(
+        gradients, bounds([member.clip_value for member in members]), bounds([member.clip_norm for member in members])
+    )

@@ -1,12 +1,14 @@
 """What a training needs, ready to be fitted: the network with its optimizer, the images, Lightning's Trainer."""
 
+import functools
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradlab.config import Config
+from gradlab.data.cache import key_of
 from gradlab.errors import ConfigError
 from gradlab.models.trial import last_batch, try_network
 from gradlab.optimizers.timm import Timm
@@ -16,12 +18,15 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from gradlab.compiled import CompiledStep
     from gradlab.data.datasets.base import Splits
     from gradlab.data.module import ImageData
     from gradlab.devices.ranks import Ranks
     from gradlab.learner import Learner
     from gradlab.lightning import pl
     from gradlab.models.trace import Call
+    from gradlab.rehearsal import Rehearsal
+    from gradlab.speed import Speed
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
 
@@ -162,6 +167,57 @@ def prepare_learner(config: Config, splits: "Splits", model: "nn.Module", journa
     )
 
 
+def choose_speed(
+    config: Config, prepared: Prepared, trainer: "pl.Trainer", device: str, kept: str | None
+) -> "tuple[Speed, Callable[[Learner], CompiledStep] | None]":
+    """Which steps a run takes, and what makes the compiled ones; its images are on their device.
+
+    Args:
+        config: of the run.
+        prepared: for it alone.
+        trainer: Lightning's, which will train it.
+        device: in words.
+        kept: see ``speed.choose``.
+    """
+    import torch
+
+    from gradlab.speed import COMPILED, EAGER, Memory, Speed, Work, choose
+
+    if config.trainer.devices > 1:
+        alone = f"eager steps: with trainer.devices={config.trainer.devices} none are compiled"
+        return Speed(EAGER, "" if config.trainer.speed == "safe" else alone), None
+    (learner,), size, calls = prepared.learners, config.batch_examples, prepared.calls
+    leaves = [call for call in calls if call.leaf]
+    convolutions = any(parameter.dim() == 4 for parameter in learner.model.parameters())
+    work = Work(len(leaves), size * calls[0].multiply_adds, convolutions)
+    key = key_of(_of_the_step(config))
+
+    def rehearse() -> "Rehearsal":
+        from gradlab.rehearsal import Rehearsal
+
+        like = torch.empty(0, dtype=_dtype(config), device=trainer.strategy.root_device)
+        context = trainer.strategy.precision_plugin.train_step_context
+        return Rehearsal(learner, prepared.data, key, size, like, context)
+
+    memory = Memory(key, prepared.threads, device)
+    speed = choose(config.trainer.speed, kept, config.horizon.total_steps, work, rehearse, memory)
+    if speed.steps != COMPILED:
+        return speed, None
+    from gradlab.compiled import CompiledStep
+
+    return speed, functools.partial(CompiledStep, key=key, batch_size=size)
+
+
+def _of_the_step(config: Config) -> list[object]:
+    """What decides the operations of an optimizer step and their shapes; numbers that enter them as tensors are left out."""
+    trainer = config.trainer
+    clipped = trainer.clip_norm is not None, trainer.clip_value is not None
+    mixed = any(augmentation.mixes for augmentation in config.augment)
+    parts = [config.model, config.spec.image_shape, config.spec.classes, config.batch_examples, config.loss]
+    parts += [config.data.class_weights, config.optimizer_name, config.param_groups, config.wrapper.name]
+    return [*map(repr, parts), clipped, mixed, trainer.precision, trainer.accumulate, trainer.deterministic]
+
+
 def image_data(configs: Sequence[Config], splits: "Splits") -> "ImageData":
     """The images of a run, or of several that differ in their seeds at most; not yet on a device."""
     from gradlab.data.module import ImageData
@@ -223,7 +279,7 @@ def lightning_trainer(
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # one process, also where SLURM is installed
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*", FutureWarning)  # Lightning 2.6.6 on torch 2.15
-    return pl.Trainer(
+    trainer = pl.Trainer(
         accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.trainer.name],
         devices=1 if ranks is None else ranks.size,
         strategy="auto" if ranks is None else ranks.strategy(),
@@ -231,6 +287,8 @@ def lightning_trainer(
         precision=PRECISIONS[config.trainer.precision],  # type: ignore[arg-type]
         plugins=[LightningEnvironment()] if ranks is None else [],  # one process, also inside a SLURM job
         deterministic=config.trainer.deterministic or None,
+        # Of a GPU: the fastest of cuDNN's algorithms for these shapes, found by trying them.
+        benchmark=not config.trainer.deterministic,
         # An epoch of Lightning's is one pass of the loader: a round, the steps up to the next validation.
         # A training that is gone on with within a round begins with what is left of that.
         max_epochs=-(-config.horizon.total_steps // round_steps) - first_step // round_steps
@@ -244,3 +302,9 @@ def lightning_trainer(
         # What Lightning calls a sanity check is a validation before the first step.
         num_sanity_val_steps=-1 if validate_first else 0,
     )
+    if trainer.strategy.root_device.type == "cuda":
+        import torch
+
+        # TF32 for matrix products, as cuDNN has it for convolutions: three digits of a factor, sums in float32.
+        torch.set_float32_matmul_precision("highest" if config.trainer.deterministic else "high")
+    return trainer

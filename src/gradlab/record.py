@@ -145,6 +145,13 @@ class RunRecord:
         threads = self.checkpoint.state.get("fingerprint", {}).get("threads")
         return threads if isinstance(threads, int) and 1 <= threads <= cores() else None
 
+    @property
+    def kept_speed(self) -> str | None:
+        """Which steps the process took that wrote the checkpoint, ``eager`` or ``compiled``; None where none goes on."""
+        if self.checkpoint is None or (self.resumed and self.resumed.fork):
+            return None
+        return self.checkpoint.state.get("speed")
+
     def say(self, fingerprint: Fingerprint, data_sha256: str) -> list[str]:
         """Lines that tell from where the training goes on, and on what.
 

@@ -17,7 +17,7 @@ from gradlab.devices.launch import Helpers
 from gradlab.disk import full
 from gradlab.errors import DataError, GradlabError
 from gradlab.interruption import Interrupted, Interruption
-from gradlab.prepare import check_device_and_libraries, lightning_trainer, prepare
+from gradlab.prepare import check_device_and_libraries, choose_speed, lightning_trainer, prepare
 from gradlab.record import Place, RunRecord
 from gradlab.resume.beginning import Resumption
 from gradlab.resume.fingerprint import fingerprint
@@ -178,6 +178,15 @@ def run_together(
                     run.journal.artifact(run.folder.skipped)
             where = data.place(trainer.strategy.root_device)
             lines = [*_headline(configs, splits, learners[0], device, where), splits.remark]
+
+            # One run alone: eager steps, or those of one compiled function, which is compiled here.
+            taken = "eager"
+            if len(runs) == 1:
+                speed, module.compiled = choose_speed(first, prepared, trainer, device, runs[0].kept_speed)
+                taken, lines = speed.steps, [*lines, speed.line]
+            for run, checkpointer in zip(runs, checkpointers, strict=True):
+                checkpointer.about["speed"] = taken
+                run.know(speed=taken)
             lines += [line for run in runs for line in run.say(made_with, splits.fingerprint)]
             if notice := balance.notice():
                 lines.append(f"{notice}; data.class_weights={first.data.class_weights}")

@@ -40,6 +40,9 @@ class Trainer:
     threads: CPU threads of torch, from 1 to the cores there are; or null for what the work of a step can use, at most the cores there are.
     devices: GPUs of this machine that train one run together, ≥ 1, each on its part of every mini-batch (DistributedDataParallel);
         on the CPU as many processes, which share its cores.
+    speed: ``safe`` for eager steps, one operation after the other; ``max`` for steps that are one compiled function, where the
+        network, the optimizer and the machine allow it; ``auto`` for whichever makes the run shorter, compiling included.
+        The results differ by rounding.
     deterministic: refuse operations whose result may differ between two runs on one GPU.
     clip_norm: gradients whose norm, over all parameters, is larger are scaled down to it, > 0; or null. The norm of every
         step before that is then a metric, ``train/gradient_norm``.
@@ -58,6 +61,7 @@ class Trainer:
     checkpoint_every: str
     threads: int | None
     devices: int
+    speed: str
     deterministic: bool
     clip_norm: float | None
     clip_value: float | None
@@ -66,6 +70,7 @@ class Trainer:
     def __post_init__(self) -> None:
         check_option(self, "precision", ["fp32", "bf16", "fp64"])
         check_number(self, "devices", at_least=1, at_most=64)
+        check_option(self, "speed", ["auto", "max", "safe"])
         for field in ("max_epochs", "max_steps", "threads"):
             if getattr(self, field) is not None:
                 check_number(self, field, at_least=1, at_most=cores() if field == "threads" else None)

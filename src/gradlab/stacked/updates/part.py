@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from gradlab.stacked.updates.layout import Block, Entry, Run, blocks_of, runs_of
-from gradlab.stacked.updates.rule import Groups, Host, Number, Rule
+from gradlab.stacked.updates.rule import Array, Groups, Host, Number, Rule
 
 CACHED_BYTES = 2**18
 """Of one tensor of a step of one member: five of them, weights, gradients, two moments and their quotient, fit an L2 cache of 2 MB."""
@@ -206,6 +206,22 @@ class Part:
         own.first[:] = False
         self.names = list(numbers)
         return {name: np.broadcast_to(values, shape) for name, values in numbers.items()}
+
+    @property
+    def foreseeable(self) -> bool:
+        """Whether the numbers of steps to come follow from learning rates and the steps' numbers, and a step has been prepared."""
+        return set(self.host.scalars) <= {"step"} and not self.host.group_scalars and self.numbers is not None
+
+    def foresee(self, rates: Array) -> torch.Tensor:
+        """The numbers of as many steps to come as ``rates`` [steps, groups] has rows: [steps, names, 1, groups], on the device."""
+        own, ahead = self.host, Host()
+        ahead.lr, shape = rates, rates.shape
+        ahead.read = {name: np.broadcast_to(values, shape) for name, values in own.read.items()}
+        ahead.scalars = {name: count + np.arange(1, len(rates) + 1)[:, None] for name, count in own.scalars.items()}
+        ahead.first = np.zeros((len(rates), 1), bool)
+        numbers = self.rule.numbers(ahead)
+        made = np.stack([np.broadcast_to(numbers[name], shape) for name in self.names], 1)[:, :, None]
+        return torch.from_numpy(made).to(self.flat)
 
     def upload(self, numbers: dict[str, Any]) -> None:
         """Put ``numbers`` on the device, into the same memory every time, without waiting for it."""

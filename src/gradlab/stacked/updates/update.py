@@ -7,7 +7,7 @@ import torch
 from gradlab.stacked.updates.choice import Parts, parts_for
 from gradlab.stacked.updates.layout import Entry
 from gradlab.stacked.updates.part import Part
-from gradlab.stacked.updates.rule import Rule
+from gradlab.stacked.updates.rule import Array, Rule
 
 FORMS = ("fused", "blocks", "whole")
 
@@ -125,6 +125,27 @@ class Update:
         for part in self.parts:
             part.count_step()
             part.upload(part.make_numbers())
+
+    @property
+    def foreseeable(self) -> bool:
+        """Whether ``foresee`` can be asked: of one member, one step prepared, and a rule that looks at nothing else."""
+        return len(self.flat) == 1 and all(part.foreseeable for part in self.parts)
+
+    def foresee(self, rates: Array) -> list[torch.Tensor]:
+        """What ``prepare`` would make of the steps to come: for each part [steps, names, 1, groups].
+
+        Args:
+            rates: their learning rates, float64 [steps, groups of parameters].
+        """
+        return [part.foresee(rates[:, list(part.groups)]) for part in self.parts]
+
+    @torch.no_grad()
+    def begin(self, numbers: Sequence[torch.Tensor]) -> None:
+        """``prepare`` with what was foreseen: for each part a row of its table."""
+        for part, row in zip(self.parts, numbers, strict=True):
+            part.count_step()
+            assert part.numbers is not None
+            part.numbers.copy_(row)
 
     @torch.no_grad()
     def formula(

@@ -1,0 +1,109 @@
+"""Steps of a copy of a run's network, to see whether they can be compiled and how long they take."""
+
+import contextlib
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from gradlab.compiled import CompiledStep, Uncompilable, check_compilable
+from gradlab.data.device import Batch
+from gradlab.learner import Learner, Measured
+
+if TYPE_CHECKING:
+    from gradlab.data.module import ImageData
+
+WARM_UP, LEAST_STEPS, MOST_STEPS, SECONDS = 3, 5, 40, 0.3
+"""Steps that are not timed and those that are: some more, as long as they take less than so many seconds together."""
+
+
+class Rehearsal:
+    """Tries out the steps of a run; nothing of the run is changed by it.
+
+    Args:
+        learner: of the run, which has not begun.
+        data: on its device.
+        key, batch_size: see ``CompiledStep``.
+        like: a tensor on the run's device and of its dtype.
+        context: in which a training step is made, such as autocast.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        data: "ImageData",
+        key: str,
+        batch_size: int,
+        like: torch.Tensor,
+        context: Callable[[], contextlib.AbstractContextManager[None]],
+    ) -> None:
+        self.learner = learner
+        self.data = data
+        self.key = key
+        self.batch_size = batch_size
+        self.like = like
+        self.context = context
+
+    @cached_property
+    def _batches(self) -> list[Batch]:
+        made = self.data.train_dataloader().made_from(0)
+        batches = [batch for _, batch in zip(range(WARM_UP), made, strict=False)]
+        return [batch for batch in batches if len(batch.labels) == self.batch_size]
+
+    def eager(self) -> float:
+        """Seconds of an eager step."""
+        with self._apart():
+            return self._timed(self.learner.twin(self.like))
+
+    def compiled(self) -> tuple[float, float] | str:
+        """Seconds of the compilation, and of a step of what it has made; or why there is none, in a few words."""
+        with self._apart():
+            twin = self.learner.twin(self.like)
+            try:
+                check_compilable(twin)
+                twin.make_gradients(self._batches[0])
+                if any(parameter.grad is None for parameter in twin.model.parameters() if parameter.requires_grad):
+                    raise Uncompilable("there are parameters of the network that get no gradient")
+                twin.optimizer.zero_grad(set_to_none=True)
+                # The compiler says on a machine without CUDA where CUDA would be.
+                logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+                began = time.perf_counter()
+                twin.compiled = CompiledStep(twin, self.key, self.batch_size)
+                twin.step(0, self._batches[0])
+                compiling = time.perf_counter() - began
+            except Uncompilable as error:
+                return str(error)
+            except Exception as error:  # a compiler can fail in any way at all
+                return f"torch.compile does not take this network ({type(error).__name__}: {_first_line(error)})"
+            return compiling, self._timed(twin)
+
+    def _timed(self, learner: Learner) -> float:
+        took: list[float] = []
+        last = learner.horizon.total_steps - 1
+        while len(took) < WARM_UP + LEAST_STEPS or (sum(took) < SECONDS and len(took) < MOST_STEPS):
+            began = time.perf_counter()
+            told = learner.step(min(len(took), last), self._batches[len(took) % len(self._batches)])
+            _wait_for(told)
+            took.append(time.perf_counter() - began)
+        # The lower quartile: what else runs on the machine makes steps longer, never shorter.
+        return statistics.quantiles(took[WARM_UP:], n=4)[0]
+
+    @contextlib.contextmanager
+    def _apart(self) -> Iterator[None]:
+        """In which steps are those of a training, and draw nothing from its generators."""
+        devices = [self.like.device] if self.like.is_cuda else []
+        with torch.random.fork_rng(devices), self.context():
+            yield
+
+
+def _wait_for(told: Measured) -> None:
+    if told[0].is_cuda:
+        torch.cuda.synchronize(told[0].device)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]
