@@ -1,8 +1,6 @@
 """What a person sees in the terminal: progress while a run trains, and a table of results at its end."""
 
 import shlex
-import shutil
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from gradlab.classifier import Classifier
+from gradlab.environment import relative
 from gradlab.learner import Learner
 from gradlab.lightning import pl
 
@@ -109,10 +108,10 @@ def print_results(console: Console, result: Mapping[str, Any], folder: Path, see
     seconds = result["seconds"]
     lines.append(("time", f"{seconds['training_and_test']:.1f} s training and test, {seconds['total']:.1f} s in all"))
     if status == "killed":
-        lines.append(("checkpoint", str(_relative(folder / "checkpoints" / "last"))))
+        lines.append(("checkpoint", str(relative(folder / "checkpoints" / "last"))))
         if "point" not in result:  # of a sweep's run the sweep says it
-            lines.append(("go on with it", f"python train.py {shlex.quote(f'resume={_relative(folder)}')}"))
-    lines.append(("folder", str(_relative(folder))))
+            lines.append(("go on with it", f"python train.py {shlex.quote(f'resume={relative(folder)}')}"))
+    lines.append(("folder", str(relative(folder))))
     if result.get("mlflow_run_id"):
         lines.append(("MLflow run", result["mlflow_run_id"]))
     if see:
@@ -124,20 +123,6 @@ def print_results(console: Console, result: Mapping[str, Any], folder: Path, see
         console.print(f"[dim]{label:<15}[/dim][{style}]{escape(str(value))}[/{style}]", soft_wrap=True, highlight=False)
     if note:
         console.print(f"\n{note}", soft_wrap=True, highlight=False, markup=False)
-
-
-def command(*arguments: str) -> str:
-    """The ``gradlab`` command as this user can type it: by its name where that is found, else by its path."""
-    script = Path(sys.executable).parent / "gradlab"
-    found = shutil.which("gradlab")
-    name = "gradlab" if found and Path(found).resolve() == script.resolve() else str(_relative(script))
-    return shlex.join([name, *arguments])
-
-
-def _relative(path: Path) -> Path:
-    """``path`` from the working directory where it is below it, as a person would type it."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _clock(seconds: float) -> str:

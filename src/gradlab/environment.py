@@ -8,7 +8,10 @@ import getpass
 import importlib.metadata
 import os
 import platform
+import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "mlflow", "numpy")
@@ -64,3 +67,17 @@ def source() -> dict[str, str]:
         return {}
     changes = git("status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": "unknown" if changes is None else str(bool(changes)).lower()}
+
+
+def command(*arguments: str) -> str:
+    """The ``gradlab`` command as this user can type it: by its name where that is found, else by its path."""
+    script = Path(sys.executable).parent / "gradlab"
+    found = shutil.which("gradlab")
+    name = "gradlab" if found and Path(found).resolve() == script.resolve() else str(relative(script))
+    return shlex.join([name, *arguments])
+
+
+def relative(path: Path) -> Path:
+    """``path`` from the working directory where it is below it, as a person would type it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -26,6 +26,7 @@ from gradlab.tracking.holding import Held
 from gradlab.tracking.journal import Journal, encode
 from gradlab.tracking.retaking import RetakenRows
 from gradlab.tracking.shipper import Shipper
+from gradlab.tracking.views import logarithms
 
 if TYPE_CHECKING:
     from gradlab.data.datasets import Dataset
@@ -200,6 +201,7 @@ class RunRecord:
             }
             sweep = {"parent": parent} if parent else {}
         params = flat(config.composed)
+        params |= logarithms(params)
         self.journal.write(
             "run", id=identity, name=config.name, experiment=experiment, params=params, tags=tags, **sweep
         )

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from gradlab.prepare import check_device_and_libraries, choose_speed, lightning_
 from gradlab.record import Place, RunRecord
 from gradlab.resume.beginning import Resumption
 from gradlab.resume.fingerprint import fingerprint
+from gradlab.settings import store_options
 
 if TYPE_CHECKING:
     import torch
@@ -235,10 +236,10 @@ def run_together(
             shipped = run.shipper.finish()
             run.result |= {"mlflow_run_id": shipped.run_id, "mlflow_experiment_id": shipped.experiment_id}
             if shipped.pending:
-                sync = terminal.command("sync", str(run.folder.path))
+                sync = environment.command("sync", str(run.folder.path))
                 note = f"{shipped.pending:,} rows pending: {sync}\n(MLflow does not have them: {shipped.error})"
             else:
-                see = terminal.command("ui", *_store_arguments(run.config.tracking))
+                see = environment.command("ui", *store_options(run.config.tracking))
             run.result["seconds"]["total"] = time.perf_counter() - began
             run.folder.write_result(run.result)
         terminal.print_results(screen, run.result, run.folder.path, see, note)
@@ -386,12 +387,3 @@ def _headline(configs: Sequence[Config], splits: "Splits", learner: "Learner", d
     sizes = f"{len(splits.train):,} training, {len(splits.val):,} validation and {len(splits.test):,} test {kind}"
     data = f"{config.data.name}: {sizes} ({where}), batches of {config.batch_examples:,}, on {device}"
     return [choices, data]
-
-
-def _store_arguments(tracking: Any) -> list[str]:
-    arguments = []
-    if tracking.uri is not None:
-        arguments += ["--uri", tracking.uri]
-    if tracking.experiment != "gradlab":
-        arguments += ["--experiment", tracking.experiment]
-    return arguments

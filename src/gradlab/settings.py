@@ -219,3 +219,11 @@ class MLflow:
             )
         if self.uri is not None:
             check_store(self.uri)
+
+
+def store_options(tracking: Tracking) -> list[str]:
+    """The options of ``gradlab ui`` that name the store and the experiment of ``tracking``."""
+    if not isinstance(tracking, MLflow):
+        return []
+    uri = [] if tracking.uri is None else ["--uri", tracking.uri]
+    return uri + ([] if tracking.experiment == "gradlab" else ["--experiment", tracking.experiment])

@@ -13,11 +13,12 @@ from typing import IO, Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from gradlab import environment
 from gradlab.config import AXES, Config
 from gradlab.errors import ConfigError, GradlabError
 from gradlab.interruption import Interrupted
 from gradlab.record import about_process, flat
-from gradlab.settings import MLflow, Tracking
+from gradlab.settings import MLflow, Tracking, store_options
 from gradlab.sweeps import identity, resuming
 from gradlab.sweeps.composition import Explain, compose_all
 from gradlab.sweeps.execution import Execution
@@ -209,6 +210,7 @@ class Session:
         params = flat(shared)
         self._journal.write("run", id=self._parent, name=record.name, experiment=experiment, params=params, tags=tags)
         self._journal.artifact(folder.config)
+        self._journal.write("charts", swept=record.swept)
 
     def _add(self, points: list[Point], swept: list[str], settings: Launching) -> None:
         """Another batch of a sweeper that decides as it goes."""
@@ -302,6 +304,7 @@ class Session:
         with contextlib.suppress(OSError):
             self._journal.metrics(record.count(*DONE, "failed"), conclusion.metrics)
             self._journal.write("tags", tags=conclusion.tags)
+            self._journal.write("charts", swept=record.swept)  # a search may have come to others
             for made, where in (("report.html", ""), ("summary.json", ""), ("plots", "plots")):
                 if (record.folder.path / made).exists():
                     self._journal.artifact(record.folder.path / made, where)
@@ -314,7 +317,7 @@ class Session:
         shipped = self._shipper.finish(lambda: self._say("the rest is on its way to MLflow …"))
         record.write()  # with the parent's id
         if not shipped.pending:
-            return None
+            return f"see it  {environment.command('ui', *store_options(self._shipper.tracking))}"
         return (
             f"{shipped.pending:,} rows pending: gradlab sync {shlex.quote(str(record.folder.path))}\n({shipped.error})"
         )

@@ -38,6 +38,7 @@ class SweepShipper:
 
     def __init__(self, folder: SweepFolder, settings: MLflow, lock: IO[str]) -> None:
         self.folder = folder
+        self.tracking = settings
         self.uri = tracking_uri(settings.uri)
         with folder.shipper_log.open("a") as log:
             self._process = subprocess.Popen(

@@ -19,6 +19,7 @@ from gradlab.settings import without_secret
 from gradlab.tracking.folder import RunFolder, write_atomically
 from gradlab.tracking.journal import Record, records
 from gradlab.tracking.store import experiment_id, open_client
+from gradlab.tracking.views import charts_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -198,6 +199,10 @@ class Replay:
         entities = [RunTag(key, str(value)) for key, value in tags.items()]
         for first in range(0, len(entities), BATCH_TAGS):
             self.client.log_batch(self.run_id, tags=entities[first : first + BATCH_TAGS])
+
+    def _ship_charts(self, record: Record) -> None:
+        for key, state in charts_view(self.run_id, record["swept"]).items():
+            self.client.set_experiment_tag(self.state["experiment_id"], key, state)
 
     def _ship_artifact(self, record: Record) -> None:
         path = self.folder.path / Path(record["path"])

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import hashlib
-import json
 import logging
 import os
 import re
@@ -13,28 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gradlab.tracking.views import runs_view
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-
-VIEW = "gradlab"
-"""Name of the saved view of MLflow's run table that an experiment of ours has."""
-
-_VIEW_STATE = {
-    "searchFilter": "",
-    "orderByKey": "attributes.start_time",
-    "orderByAsc": False,
-    "startTime": "ALL",
-    "lifecycleFilter": "Active",
-    "datasetsFilter": [],
-    "modelVersionFilter": "All Runs",
-    "selectedColumns": [
-        *(f"metrics.`{name}`" for name in ("test/accuracy", "best/val_accuracy", "final/train_loss")),
-        *(f"params.`{name}`" for name in ("optimizer.name", "optimizer.lr", "schedule.name", "model.name", "seed")),
-        "tags.`gradlab.status`",
-    ],
-}
 
 
 def tracking_uri(given: str | None) -> str:
@@ -103,8 +86,7 @@ def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
         tags = {
             # Without this kind, MLflow's pages take an experiment for one of language-model traces.
             "mlflow.experimentKind": "custom_model_development",
-            # Accuracies and choices as columns; `gradlab ui` lands on it. MLflow's own first view has neither.
-            f"mlflow.sharedViewState.{VIEW}": json.dumps(_VIEW_STATE),
+            **runs_view(),  # where `gradlab ui` lands
         }
         try:
             return client.create_experiment(name, artifact_location=location, tags=tags)

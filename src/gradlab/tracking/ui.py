@@ -12,14 +12,12 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from gradlab.errors import ConfigError, GradlabError
 from gradlab.settings import check_store, without_secret
-from gradlab.tracking.store import VIEW, open_client, sqlite_file, tracking_uri
-
-if TYPE_CHECKING:
-    from mlflow.entities import Experiment
+from gradlab.tracking.store import open_client, sqlite_file, tracking_uri
+from gradlab.tracking.views import RUNS, TAG, charts_key
 
 HOST = "127.0.0.1"
 UNSAFE_PORTS = {5060, 5061, 6000, 6566, *range(6665, 6670), 6697, 10080}
@@ -79,9 +77,10 @@ def serve(uri: str | None, experiment: str, port: int, host: str = HOST) -> int:
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, lambda *_: sys.exit(0))
     try:
-        found = _experiment(store, experiment)
+        pages = _pages(store, experiment)
         _wait_until_it_answers(server, host, port, log)
-        print(f"http://{_in_address(host)}:{port}/#/{_page(found)}", flush=True)
+        for title, page in pages.items():
+            print(f"{title:<24}http://{_in_address(host)}:{port}/#/{page}", flush=True)
         print("MLflow's pages are served until Ctrl-C.", flush=True)
         return server.wait()
     finally:
@@ -136,20 +135,28 @@ def _for_others(host: str) -> list[str]:
     return ["--app-name", "basic-auth"]
 
 
-def _experiment(store: str, name: str) -> "Experiment | None":
+def _pages(store: str, name: str) -> dict[str, str]:
+    """Where MLflow's pages show the experiment ``name``, by what one sees there; the runs first.
+
+    Raises:
+        GradlabError: the store cannot be opened.
+    """
     try:
-        return open_client(store).get_experiment_by_name(name)
+        client = open_client(store)
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            return {"experiments": "experiments"}
+        # "machine_learning", because the first mode of MLflow's pages shows language-model traces.
+        runs = f"experiments/{found.experiment_id}/runs?workflowType=machine_learning"
+        pages = {"runs": runs + (f"&viewStateShareKey={RUNS}" if TAG + RUNS in found.tags else "")}
+        sweeps = client.search_runs([found.experiment_id], "tags.`gradlab.swept` != ''", max_results=1)  # the latest
+        for sweep in sweeps:
+            if TAG + (key := charts_key(sweep.info.run_id)) in found.tags:
+                pages["charts of the last sweep"] = f"{runs}&compareRunsMode=CHART&viewStateShareKey={key}"
+        return pages
     except Exception as error:  # whatever MLflow and the database below it raise
         what = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         raise GradlabError(f"the store {without_secret(store)} cannot be opened ({what})") from error
-
-
-def _page(experiment: "Experiment | None") -> str:
-    """The address within MLflow's pages; "machine_learning" because its first mode shows language-model traces."""
-    if experiment is None:
-        return "experiments"
-    view = f"&viewStateShareKey={VIEW}" if f"mlflow.sharedViewState.{VIEW}" in experiment.tags else ""
-    return f"experiments/{experiment.experiment_id}/runs?workflowType=machine_learning{view}"
 
 
 def _free_port(first: int, host: str) -> int:
