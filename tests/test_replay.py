@@ -9,6 +9,7 @@ import pytest
 from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import Journal
 from gradlab.tracking.replay import Replay
+from gradlab.tracking.views import charts_view, logarithms
 
 URI = "sqlite:////nowhere/mlflow.db"
 
@@ -63,3 +64,16 @@ def test_numbers_that_are_not_finite_are_marked_and_never_0_or_1_8e308(tmp_path:
         "gradlab.not_finite.test/loss": "nan at step 4",
     }
     assert "- `train/loss`: inf at step 2; nan at step 3" in run.data.tags["mlflow.note.content"]
+
+
+def test_a_swept_rate_is_drawn_by_its_logarithm() -> None:
+    ((_, view),) = charts_view("abc", ["optimizer.name", "optimizer.lr", "seed"]).items()
+    scatter, parallel, *_ = json.loads(view)["compareRunCharts"]
+    assert (scatter["type"], scatter["xaxis"]) == ("SCATTER", {"key": "log10_lr", "type": "PARAM"})
+    assert parallel["selectedParams"] == ["optimizer.name", "log10_lr", "seed"]
+    assert len(view) < 5000  # what MLflow takes for a tag of an experiment
+    assert [logarithms({"optimizer.lr": rate}) for rate in (0.01, "3e-4")] == [
+        {"log10_lr": "-2"},
+        {"log10_lr": "-3.52288"},
+    ]
+    assert logarithms({}) == logarithms({"optimizer.lr": 0}) == {}

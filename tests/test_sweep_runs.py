@@ -126,6 +126,19 @@ def test_mlflow_has_the_sweep_as_a_parent_and_a_nested_run_for_each_try(faults: 
     }
 
 
+def test_mlflow_has_charts_of_the_sweep_alone(faults: Finished) -> None:
+    client = MlflowClient(f"sqlite:///{faults.folder}/mlflow.db")
+    parent, children = stored(faults.folder)
+    tags = client.get_experiment(parent.info.experiment_id).tags
+    state = json.loads(tags[f"mlflow.sharedViewState.sweep-{parent.info.run_id}"])
+    shown = client.search_runs([parent.info.experiment_id], state["searchFilter"], order_by=[state["orderByKey"]])
+    assert {run.info.run_id for run in shown} == {run.info.run_id for run in children}
+    assert [chart["type"] for chart in state["compareRunCharts"]] == ["PARALLEL", "LINE", "LINE"]
+    assert state["compareRunCharts"][0]["selectedParams"] == ["model.how"]
+    rates = {float(run.data.params["log10_lr"]) for run in children}
+    assert rates == {round(math.log10(float(run.data.params["optimizer.lr"])), 6) for run in children}
+
+
 def test_mlflow_has_every_row_of_every_journal(faults: Finished) -> None:
     client = MlflowClient(f"sqlite:///{faults.folder}/mlflow.db")
     folder, _ = sweep_of(faults.folder)

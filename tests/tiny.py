@@ -117,6 +117,7 @@ def fit(
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # where SLURM is installed
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*", FutureWarning)
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal.jsonl")
         try:

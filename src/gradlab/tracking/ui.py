@@ -80,7 +80,7 @@ def serve(uri: str | None, experiment: str, port: int, host: str = HOST) -> int:
         pages = _pages(store, experiment)
         _wait_until_it_answers(server, host, port, log)
         for title, page in pages.items():
-            print(f"{title:<24}http://{_in_address(host)}:{port}/#/{page}", flush=True)
+            print(f"http://{_in_address(host)}:{port}/#/{page}" + (f"  ({title})" if title else ""), flush=True)
         print("MLflow's pages are served until Ctrl-C.", flush=True)
         return server.wait()
     finally:
@@ -136,7 +136,7 @@ def _for_others(host: str) -> list[str]:
 
 
 def _pages(store: str, name: str) -> dict[str, str]:
-    """Where MLflow's pages show the experiment ``name``, by what one sees there; the runs first.
+    """Where MLflow's pages show the experiment ``name``: its runs, and by their titles what else there is.
 
     Raises:
         GradlabError: the store cannot be opened.
@@ -145,10 +145,10 @@ def _pages(store: str, name: str) -> dict[str, str]:
         client = open_client(store)
         found = client.get_experiment_by_name(name)
         if found is None:
-            return {"experiments": "experiments"}
+            return {"": "experiments"}
         # "machine_learning", because the first mode of MLflow's pages shows language-model traces.
         runs = f"experiments/{found.experiment_id}/runs?workflowType=machine_learning"
-        pages = {"runs": runs + (f"&viewStateShareKey={RUNS}" if TAG + RUNS in found.tags else "")}
+        pages = {"": runs + (f"&viewStateShareKey={RUNS}" if TAG + RUNS in found.tags else "")}
         sweeps = client.search_runs([found.experiment_id], "tags.`gradlab.swept` != ''", max_results=1)  # the latest
         for sweep in sweeps:
             if TAG + (key := charts_key(sweep.info.run_id)) in found.tags:
