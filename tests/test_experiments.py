@@ -10,10 +10,11 @@ import pytest
 from gradlab.analysis.statistics import Estimate
 from gradlab.experiments.__main__ import main
 from gradlab.experiments.catalogue import EXPERIMENTS
+from gradlab.experiments.deepobs import PUBLISHED, published_runs
 from gradlab.experiments.experiment import Finding, Form
 from gradlab.experiments.reading import written
 from gradlab.experiments.record import FIGURE, README, RESULTS, VERDICT, compared, folder_of, recorded
-from gradlab.experiments.running import REPOSITORY, commands_of, merged
+from gradlab.experiments.running import REPOSITORY, How, commands_of, merged
 
 RECORDS = REPOSITORY / "experiments"
 ONE_WORKER = ("hydra.launcher.workers=1", "tracking=none")
@@ -88,17 +89,39 @@ def test_an_answer_holds_where_neither_run_rules_out_the_others() -> None:
 
 def test_a_later_override_of_one_key_replaces_the_earlier() -> None:
     form = Form("moons", (("experiment=x", "optimizer.lr=1", "seed=range(10)"), ("experiment=y",)), ("seed=0",), 1)
-    assert commands_of(form, None, True, ["tracking=none"]) == [
+    assert commands_of(form, How(quick=True, more=["tracking=none"])) == [
         ["experiment=x", "optimizer.lr=1", "seed=0", "tracking=none"]
     ]
-    assert len(commands_of(form, None, False, [])) == 2
+    assert len(commands_of(form, How())) == 2
     assert merged(["~data.noise", "a=1", "a=2"]) == ["~data.noise", "a=2"]
+
+
+def test_other_seeds_are_as_many_and_every_command_keeps_its_own() -> None:
+    form = Form("moons", (("a=1", "seed=range(5)"), ("a=2", "seed=range(1,6)"), ("a=3", "seed=0"), ("a=4",)), ())
+    seeds = ["seed=range(100,105)", "seed=range(101,106)", "seed=range(100,101)", "seed=range(100,103)"]
+    assert [command[-1] for command in commands_of(form, How(seeds=100))] == seeds
+
+
+def test_commands_that_follow_keep_what_they_chose_in_the_quick_and_the_full_size() -> None:
+    form = Form(
+        "moons", (("a=1",),), ("trainer.max_steps=9", "optimizer.lr=1,2"), full=("trainer.max_epochs=9", "seed=7")
+    )
+    following = [["a=1", "optimizer.lr=2", "seed=range(1,6)"]]
+    assert commands_of(form, How(quick=True), following) == [[*following[0], "trainer.max_steps=9"]]
+    assert commands_of(form, How(full=True), following) == [[*following[0], "trainer.max_epochs=9"]]
 
 
 def test_a_number_is_written_with_its_interval() -> None:
     assert written(Estimate(3, 0.9, 0.01, 0.025, False), "test/accuracy") == "90.00% ± 2.50%"
     assert written(Estimate(1, 0.9, float("nan"), float("nan"), False), "test/accuracy") == "90.00%"
     assert written(None, "test/accuracy") == "–"
+
+
+def test_published_runs_are_read_with_their_rate() -> None:
+    found = published_runs(PUBLISHED, "cifar10_3c3d")
+    rate, accuracy = found["momentum"]
+    assert (set(found), rate, accuracy.n) == ({"sgd", "momentum", "adam"}, 0.000398107, 5)
+    assert 0.84 < accuracy.low < accuracy.mean < accuracy.high < 0.86
 
 
 # ------------------------------------------------------------------------- mistakes
@@ -110,6 +133,7 @@ def test_a_number_is_written_with_its_interval() -> None:
         (["learning-rat"], "Did you mean 'learning-rate'?"),
         (["depth", "--data", "nowhere"], "there is no such folder or archive; depth has digits."),
         (["depth", "--quick", "--record"], "--record keeps the experiment as it is"),
+        (["depth", "--data", "digits", "--full"], "depth on digits is as large as it gets"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

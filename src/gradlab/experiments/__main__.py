@@ -2,17 +2,19 @@
 
 import argparse
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
-from gradlab.config import override_key
+from gradlab.analysis.sources import Source
 from gradlab.errors import ConfigError, FieldError, GradlabError, did_you_mean
 from gradlab.experiments.catalogue import EXPERIMENTS
-from gradlab.experiments.experiment import Experiment, Form, Outcome, Ran
+from gradlab.experiments.experiment import Experiment, Form, Outcome
 from gradlab.experiments.reading import rows_of
 from gradlab.experiments.record import compared, folder_of, recorded, write, write_readme
-from gradlab.experiments.running import REPOSITORY, commands_of, run_sweeps
+from gradlab.experiments.running import REPOSITORY, How, commands_of, run_form
 from gradlab.tracking.folder import SweepFolder
 
 RECORDS = REPOSITORY / "experiments"
@@ -25,14 +27,19 @@ def main(arguments: list[str] | None = None) -> int:
         description="Run experiments again, and say whether what is recorded of them still holds.",
         epilog="Experiments: " + ", ".join(EXPERIMENTS) + ".",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="which; default: all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="which; default: the ladder, and with --quick the studies too"
+    )
     parser.add_argument("--list", action="store_true", help="name them with their questions, and stop")
     parser.add_argument(
         "--data",
         help="pictures: a folder or an archive, one folder for each class; or the name of embedded data, as digits",
     )
     parser.add_argument("--quick", action="store_true", help="seconds: shows that all of it runs; answers nothing")
-    parser.add_argument("--seeds", metavar="FIRST", type=int, help="other seeds than those recorded, from this one on")
+    parser.add_argument(
+        "--full", action="store_true", help="the studies as large as their questions want them: hours, on a GPU"
+    )
+    parser.add_argument("--seeds", metavar="FIRST", type=int, help="other seeds: those recorded, each this much higher")
     parser.add_argument("--resume", action="store_true", help="take runs that an earlier call has made")
     parser.add_argument("--record", action="store_true", help="make what comes out the record, in experiments/")
     parser.add_argument(
@@ -44,14 +51,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--with", dest="more", nargs="+", default=[], metavar="OVERRIDE", help="for every command, as hydra.launcher.workers=1")  # fmt: skip
     parsed = parser.parse_args(arguments)
     try:
-        chosen = [_named(name) for name in parsed.names] or list(EXPERIMENTS.values())
+        chosen = [_named(name) for name in parsed.names] or _unnamed(studies=parsed.list or parsed.quick)
         if parsed.list:
             for experiment in chosen:
                 data = ", ".join(form.name for form in experiment.forms)
                 print(f"{experiment.name:<16} {experiment.question}  [{data}]")
             return 0
-        if parsed.record and (parsed.quick or parsed.seeds is not None):
-            raise ConfigError("--record keeps the experiment as it is: without --quick and --seeds.")
+        if parsed.record and (parsed.quick or parsed.full or parsed.seeds is not None):
+            raise ConfigError("--record keeps the experiment as it is: without --quick, --full and --seeds.")
+        if parsed.quick and parsed.full:
+            raise ConfigError("--quick and --full exclude each other.")
         held = [_run(experiment, parsed) for experiment in chosen]
     except (ConfigError, FieldError) as error:
         print(f"gradlab.experiments: {error}", file=sys.stderr)
@@ -70,6 +79,11 @@ def _named(name: str) -> Experiment:
             f"there is no experiment '{name}'.{did_you_mean(name, list(EXPERIMENTS))} There are {', '.join(EXPERIMENTS)}."
         )
     return EXPERIMENTS[name]
+
+
+def _unnamed(studies: bool) -> list[Experiment]:
+    """The ladder; studies, which want published data and much time, only where they are named, or cost nothing."""
+    return [one for one in EXPERIMENTS.values() if studies or one.folder.startswith("ladder/")]
 
 
 def _form(experiment: Experiment, data: str | None, quick: bool) -> tuple[Form, str | None]:
@@ -98,29 +112,34 @@ def _run(experiment: Experiment, parsed: argparse.Namespace) -> bool:
     """One experiment from its commands to its verdict; whether what is recorded holds."""
     print(f"\n=== {experiment.question}")
     form, pictures = _form(experiment, parsed.data, parsed.quick)
-    runs_in = parsed.output_dir / f"{experiment.name}-{form.name}{'-quick' if parsed.quick else ''}"
-    commands = commands_of(form, pictures, parsed.quick, () if experiment.own_run else parsed.more)
-    if parsed.seeds is not None and experiment.own_run is None:
-        commands = [_from_seed(command, parsed.seeds) for command in commands]
+    if parsed.full and form.full is None:
+        raise ConfigError(f"{experiment.name} on {form.name} is as large as it gets: leave --full out.")
+    size = "-quick" if parsed.quick else "-full" if parsed.full else ""
+    runs_in = parsed.output_dir / f"{experiment.name}-{form.name}{size}"
     outcome: Outcome
+    began = time.monotonic()
     if experiment.own_run is not None:
+        commands = commands_of(form, How(pictures, parsed.quick))
         outcome, settings = experiment.own_run(commands), ""
         told = [["gradlab", *command] for command in commands]
+        took = time.monotonic() - began
     else:
         assert experiment.examine is not None
-        ran = run_sweeps(form, commands, runs_in, parsed.resume)
+        how = How(pictures, parsed.quick, parsed.full, parsed.seeds, parsed.more)
+        ran, commands = run_form(form, how, runs_in, parsed.resume)
+        took = time.monotonic() - began
         outcome = experiment.examine(ran)
-        outcome = Outcome(**{**vars(outcome), "rows": rows_of(ran.sources)})
-        settings = _settings(ran)
-        recordable = [word for word in parsed.more if not word.startswith(("hydra.launcher.", "tracking"))]
-        told = [["python", "train.py", "-m", *c] for c in commands_of(form, pictures, parsed.quick, recordable)]
+        sources = [*ran.sources, *ran.followed]
+        outcome = Outcome(**{**vars(outcome), "rows": rows_of(sources)})
+        settings = _settings(sources)
+        told = [["python", "train.py", "-m", *filter(_recordable, command)] for command in commands]
     print()
     for finding in outcome.findings:
         print(finding.said)
     results = folder_of(RECORDS, experiment, form) if parsed.record else runs_in / "results"
-    write(results, experiment, form, outcome, told, settings)
+    write(results, experiment, form, outcome, told, settings, None if parsed.resume else took)
     print(f"\ntable, figure and runs: {results}")
-    if parsed.quick:
+    if size:
         return True
     if parsed.record:
         write_readme(RECORDS, experiment)
@@ -135,18 +154,15 @@ def _run(experiment: Experiment, parsed: argparse.Namespace) -> bool:
     return holds
 
 
-def _from_seed(command: list[str], first: int) -> list[str]:
-    """The command with as many seeds from ``first`` on as it had. Of one whose configuration has the seeds: three."""
-    given = next((word for word in command if override_key(word) == "seed"), "seed=range(3)")
-    value = given.partition("=")[2].removeprefix("range(").rstrip(")")
-    count = int(value.split(",")[-1]) if "range" in given else len(value.split(","))
-    return [*(word for word in command if word != given), f"seed=range({first},{first + count})"]
+def _recordable(word: str) -> bool:
+    """Whether an override belongs into the record: it says what was run, not how."""
+    return not word.startswith(("hydra.launcher.", "tracking"))
 
 
-def _settings(ran: Ran) -> str:
+def _settings(sources: Sequence[Source]) -> str:
     """What all runs of each command share, as their sweep recorded it, without where it was recorded."""
     parts = []
-    for source in ran.sources:
+    for source in sources:
         sweep = next(run.sweep for run in source.runs if run.sweep)
         shared = yaml.safe_load(SweepFolder(sweep).config.read_text())
         parts.append(

@@ -1,9 +1,11 @@
 """Ladder 2: two layers or four, on the same pictures."""
 
+from gradlab.analysis.figures import series
 from gradlab.analysis.grouping import Setting
 from gradlab.experiments.drawing import bars, curve, figure
 from gradlab.experiments.experiment import PICTURES, Experiment, Finding, Form, Outcome, Ran
 from gradlab.experiments.reading import TEST, TRAIN_ACCURACY, TRAIN_LOSS, against, difference, of, table, written
+from gradlab.tracking.folder import RunFolder
 
 BASE = "experiment=ladder/depth"
 
@@ -22,6 +24,20 @@ def examine(ran: Ran) -> Outcome:
             better = "better" if said == "above" else "worse"
             text = f"On the {what} images the deeper network is {better}: {beside} ({difference(found, metric)})."
             findings.append(Finding(f"the deeper network on the {key} images", better, text, ("not distinguishable",)))
+    spikes = {setting.name: _in_a_spike(setting) for setting in (shallow, deep)}
+    if any(spikes.values()):
+        said = [
+            f"{len(spikes[one.name])} of {one.n} with {_name(one)} (cost {_costs(spikes[one.name])})"
+            for one in (shallow, deep)
+            if spikes[one.name]
+        ]
+        findings.append(
+            Finding(
+                "networks that end in a spike of the cost", "some",
+                f"Ended in a spike of its cost, twice as high as it had been or more: {'; '.join(said)}. The rate is at the edge of what "
+                "such a network bears, and where the steps end decides what is measured.",
+            )
+        )  # fmt: skip
     headings, rows = table(settings, {"cost": TRAIN_LOSS, "training accuracy": TRAIN_ACCURACY, "test accuracy": TEST})
     for row, setting in zip(rows, settings, strict=True):
         row[0] = _name(setting)
@@ -36,6 +52,21 @@ def examine(ran: Ran) -> Outcome:
     right.set_xlabel("accuracy (mean, 95 % interval)")
     right.legend(frameon=False)
     return Outcome(headings, rows, findings, drawn)
+
+
+def _in_a_spike(setting: Setting) -> list[tuple[float, float]]:
+    """For each run whose last cost is at least twice its lowest: the lowest and the last one."""
+    found = []
+    for run in setting.finished_runs:
+        assert run.folder is not None
+        _, costs = series(RunFolder(run.folder).journal, TRAIN_LOSS)
+        if costs[-1] >= 2 * min(costs):
+            found.append((min(costs), costs[-1]))
+    return found
+
+
+def _costs(spikes: list[tuple[float, float]]) -> str:
+    return ", ".join(f"{last:.3g} at the end, {lowest:.3g} at its lowest" for lowest, last in spikes)
 
 
 def _hidden(setting: Setting) -> list[int]:

@@ -1,6 +1,6 @@
 """What an experiment is: a question, the commands that answer it, and how their runs are read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,20 +20,31 @@ PICTURES = "<pictures>"
 class Form:
     """An experiment on some data.
 
-    name: of the data, as ``--data`` takes it: ``pictures``, ``digits``, ``moons`` or ``circles``.
+    name: of the data, as ``--data`` takes it: ``pictures``, ``digits``, ``moons``, ``circles``, ``mnist``, …
     commands: overrides, each for one ``python train.py``.
     quick: overrides that make each a matter of seconds.
     quick_commands: how many of the commands are run then; None for all.
+    follow: from the runs of the commands to further ones, which depend on what came out; at the best rate, say.
+    full: overrides that make each as large as the question wants it, hours on a CPU; None where it is that large already.
+    published: whether it reads a published dataset's files, which must be there.
     """
 
     name: str
     commands: Sequence[Sequence[str]]
     quick: Sequence[str]
     quick_commands: int | None = None
+    follow: "Callable[[Ran], Sequence[Sequence[str]]] | None" = None
+    full: Sequence[str] | None = None
+    published: bool = False
 
     @property
     def wants_pictures(self) -> bool:
         return any(PICTURES in word for command in self.commands for word in command)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it runs anywhere at once, without a file."""
+        return not self.wants_pictures and not self.published
 
 
 @dataclass(frozen=True)
@@ -57,23 +68,35 @@ class Finding:
 
 @dataclass(frozen=True)
 class Ran:
-    """The runs of a form's commands, a source for each command, in their order."""
+    """The runs of a form's commands, a source for each command, in their order.
+
+    followed: those of the commands that depend on what came out.
+    """
 
     form: Form
     sources: Sequence[Source]
+    followed: Sequence[Source] = ()
 
     @property
     def runs(self) -> list[Run]:
-        """All of them but points of a larger, resumed sweep that have not begun."""
+        """All of them but the followed ones, and points of a larger, resumed sweep that have not begun."""
         return [run for command in range(len(self.sources)) for run in self.of(command)]
 
     def of(self, command: int) -> list[Run]:
         """The runs of one command."""
-        return [run for run in self.sources[command].runs if run.status != "waiting"]
+        return _begun(self.sources[command])
+
+    def after(self) -> list[Run]:
+        """The runs of the commands that depend on what came out."""
+        return [run for source in self.followed for run in _begun(source)]
 
     def grouped(self, command: int | None = None, metric: str = DEFAULT) -> Grouped:
         """The settings of one command's runs, or of all."""
         return group(self.runs if command is None else self.of(command), Metric(metric))
+
+
+def _begun(source: Source) -> list[Run]:
+    return [run for run in source.runs if run.status != "waiting"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +104,7 @@ class Outcome:
     """What an experiment came to: a table, findings and a figure.
 
     rows: of the results file; one to a run.
+    files: further texts of the record, by their names.
     """
 
     headings: Sequence[str]
@@ -88,6 +112,7 @@ class Outcome:
     findings: Sequence[Finding]
     figure: "Figure"
     rows: Sequence[dict[str, object]] = field(default_factory=list)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,7 +139,7 @@ class Experiment:
     @property
     def embedded(self) -> Form:
         """The form that runs anywhere at once."""
-        return next(form for form in self.forms if not form.wants_pictures)
+        return next(form for form in self.forms if form.embedded)
 
     def form(self, name: str) -> Form | None:
         return next((form for form in self.forms if form.name == name), None)

@@ -35,7 +35,7 @@ def examine(ran: Ran) -> Outcome:
             "the gap between training and test",
             "wide" if _gap(best) > 0.1 else "narrow",
             f"At {_rate(best):g} it answers {mean(best, TRAIN_ACCURACY):.1%} of the training images rightly and {mean(best, TEST):.1%} of the "
-            f"test images, {100 * _gap(best):.0f} points {'fewer: what it has learned of the training images holds for others only in part' if _gap(best) > 0.1 else 'fewer' if _gap(best) >= 0 else 'more'}.",
+            f"test images, {100 * abs(_gap(best)):.1f} points {'fewer: what it has learned of the training images holds for others only in part' if _gap(best) > 0.1 else 'fewer' if _gap(best) >= 0 else 'more'}.",
         ),
     ]  # fmt: skip
     if len(ran.sources) > 1:

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import re
 import shlex
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +19,17 @@ VERDICT, RESULTS, FIGURE, SETTINGS, README = "verdict.json", "results.csv", "fig
 
 
 def write(
-    folder: Path, experiment: Experiment, form: Form, outcome: Outcome, commands: Sequence[Sequence[str]], settings: str
+    folder: Path,
+    experiment: Experiment,
+    form: Form,
+    outcome: Outcome,
+    commands: Sequence[Sequence[str]],
+    settings: str,
+    seconds: float | None = None,
 ) -> None:
-    """Write what came out into ``folder``, that of the form."""
+    """Write what came out into ``folder``, that of the form. ``seconds``: how long all commands took, where they ran now."""
     folder.mkdir(parents=True, exist_ok=True)
+    outcome.figure.suptitle(_heading(experiment, form), fontsize=11, fontweight="bold")
     outcome.figure.savefig(folder / FIGURE, dpi=DPI)
     text = io.StringIO()
     columns = list(dict.fromkeys(column for row in outcome.rows for column in row))
@@ -30,7 +39,9 @@ def write(
     write_atomically(folder / RESULTS, text.getvalue())
     if settings:
         write_atomically(folder / SETTINGS, settings)
-    content = {
+    for name, content_of_file in outcome.files.items():
+        write_atomically(folder / name, content_of_file)
+    content: dict[str, object] = {
         "experiment": experiment.name,
         "data": form.name,
         "commands": [shlex.join(command) for command in commands],
@@ -39,7 +50,15 @@ def write(
         "versions": environment.versions(),
         "processor": environment.processor(),
     }
+    if seconds is not None:
+        content["seconds"] = round(seconds)
     write_atomically(folder / VERDICT, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _heading(experiment: Experiment, form: Form) -> str:
+    """The question without its number, and the data: a figure is looked at without its page, too."""
+    question = re.sub(r"^\d+\. ", "", experiment.question)
+    return "\n".join(textwrap.wrap(f"{question} ({form.name})", 90))
 
 
 def recorded(folder: Path) -> list[Finding] | None:
@@ -99,6 +118,10 @@ def _commands(experiment: Experiment) -> str:
     ]
     if not first.wants_pictures and any(form.wants_pictures for form in experiment.forms):
         lines.append(f"python -m gradlab.experiments {experiment.name} --data my_pictures")
+    if first.full is not None:
+        lines.append(
+            f"python -m gradlab.experiments {experiment.name} --full    # hours on a CPU, for a GPU; never run here"
+        )
     return "```bash\n" + "\n".join(lines) + "\n```\n"
 
 
@@ -120,6 +143,12 @@ def _results(experiment: Experiment, form: Form, folder: Path, prefix: str) -> s
         "\n".join(f"| {' | '.join(' '.join(str(cell).split()) for cell in row)} |" for row in table) + "\n",
         f"Every row: [{RESULTS}]({prefix}{RESULTS}).{shared} Made by\n",
         f"```bash\n{commands}\n```\n",
-        f"on {content['processor']}; {versions}.\n",
+        f"on {content['processor']}{_time(content.get('seconds'))}; {versions}.\n",
     ]
     return "\n".join(parts)
+
+
+def _time(seconds: int | None) -> str:
+    if seconds is None:
+        return ""
+    return f", in {seconds} seconds" if seconds < 100 else f", in {seconds / 60:.1f} minutes"

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from gradlab.analysis.sources import Source, read_sweep
@@ -15,13 +16,54 @@ REPOSITORY = CONFIGS.parent
 TRAIN = REPOSITORY / "train.py"
 
 
-def commands_of(form: Form, pictures: str | None, quick: bool, more: Sequence[str]) -> list[list[str]]:
-    """The overrides of each command; of two for one key the later, where ``more`` come last."""
-    commands = list(form.commands)[: form.quick_commands if quick else None]
-    return [
-        [word.replace(PICTURES, pictures or "") for word in merged([*command, *(form.quick if quick else ()), *more])]
-        for command in commands
-    ]
+@dataclass(frozen=True)
+class How:
+    """How a form's commands are run.
+
+    pictures: the user's folder or archive.
+    quick, full: the small and the large size; neither is the recorded one.
+    seeds: the first seed, in place of the recorded ones.
+    more: overrides for every command.
+    """
+
+    pictures: str | None = None
+    quick: bool = False
+    full: bool = False
+    seeds: int | None = None
+    more: Sequence[str] = ()
+
+
+def commands_of(form: Form, how: How, following: Sequence[Sequence[str]] | None = None) -> list[list[str]]:
+    """The overrides of each of the form's commands, or of those ``following`` them; of two for one key the later counts."""
+    size = form.quick if how.quick else (form.full or ()) if how.full else ()
+    if following is None:
+        commands = [
+            merged([*command, *size]) for command in form.commands[: form.quick_commands if how.quick else None]
+        ]
+    else:  # they say themselves which rates and seeds they want
+        said = [{override_key(word) for word in command} for command in following]
+        commands = [
+            [*command, *(word for word in size if override_key(word) not in keys)]
+            for command, keys in zip(following, said, strict=True)
+        ]
+    commands = [merged([*command, *how.more]) for command in commands]
+    if how.seeds is not None:
+        commands = [_from_seed(command, how.seeds) for command in commands]
+    return [[word.replace(PICTURES, how.pictures or "") for word in command] for command in commands]
+
+
+def _from_seed(command: list[str], first: int) -> list[str]:
+    """The command with its seeds moved on by ``first``. Of one whose configuration has the seeds: three."""
+    given = next((word for word in command if override_key(word) == "seed"), "seed=range(3)")
+    value = given.partition("=")[2]
+    if value.startswith("range("):
+        ends = [int(part) for part in value.removeprefix("range(").rstrip(")").split(",")]
+        low, high = (0, *ends) if len(ends) == 1 else ends
+        seeds = [*range(low, high)]
+    else:
+        seeds = [int(part) for part in value.split(",")]
+    moved = f"seed=range({first + seeds[0]},{first + seeds[0] + len(seeds)})"
+    return [*(word for word in command if word != given), moved]
 
 
 def merged(overrides: Sequence[str]) -> list[str]:
@@ -32,7 +74,20 @@ def merged(overrides: Sequence[str]) -> list[str]:
     return list(by_key.values())
 
 
-def run_sweeps(form: Form, commands: Sequence[Sequence[str]], output_dir: Path, resume: bool) -> Ran:
+def run_form(form: Form, how: How, output_dir: Path, resume: bool) -> tuple[Ran, list[list[str]]]:
+    """Run the form's commands, and then those that follow from what came out; returns the runs and all commands.
+
+    Raises: see ``run_sweeps``.
+    """
+    commands = commands_of(form, how)
+    ran = Ran(form, run_sweeps(commands, output_dir, resume))
+    if form.follow is None:
+        return ran, commands
+    following = commands_of(form, how, form.follow(ran))
+    return Ran(form, ran.sources, run_sweeps(following, output_dir, resume)), [*commands, *following]
+
+
+def run_sweeps(commands: Sequence[Sequence[str]], output_dir: Path, resume: bool) -> list[Source]:
     """Run every command as a sweep into ``output_dir`` and read what it made.
 
     Raises:
@@ -55,7 +110,7 @@ def run_sweeps(form: Form, commands: Sequence[Sequence[str]], output_dir: Path, 
         if len(written) != 1:
             raise GradlabError(f"the command above left {len(written)} sweeps in {output_dir}, where one was expected.")
         sources.append(read_sweep(written[0]))
-    return Ran(form, sources)
+    return sources
 
 
 def _sweeps(output_dir: Path) -> dict[Path, int]:

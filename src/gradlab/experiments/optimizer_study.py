@@ -1,0 +1,207 @@
+"""A study: eight optimizers, each tuned on validation under one budget, then judged over fresh seeds."""
+
+from collections.abc import Sequence
+
+from gradlab.analysis.grouping import Setting
+from gradlab.analysis.pictures.style import Look
+from gradlab.analysis.statistics import Comparison
+from gradlab.experiments.drawing import Figure, bars, figure, tidy
+from gradlab.experiments.experiment import PICTURES, Experiment, Finding, Form, Outcome, Ran
+from gradlab.experiments.reading import TEST, VAL, against, best_choice, judged, mean, of, table, written
+
+BASE = "experiment=study/optimizers"
+OPTIMIZERS = {
+    "sgd": "SGD", "momentum": "momentum", "nesterov": "Nesterov", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop",
+    "lion": "Lion", "muon": "Muon",
+}  # fmt: skip
+GRIDS = {
+    "momentum": "0.003,0.3", "sgd": "0.03,3", "adam": "0.0003,0.03", "nesterov": "0.003,0.3", "adamw": "0.0003,0.03",
+    "rmsprop": "0.0001,0.01", "lion": "0.0001,0.01", "muon": "0.003,0.3",
+}  # fmt: skip
+"""The ends of each optimizer's five learning rates, around those that are customary for it."""
+FRESH = 5
+"""Seeds of the table; none of them was tuned with."""
+
+
+def follow(ran: Ran) -> list[list[str]]:
+    """Each command's setting with the highest validation accuracy once more, over fresh seeds."""
+    commands = []
+    for place, command in enumerate(ran.form.commands[: len(ran.sources)]):
+        best = _tuned(ran, place)
+        kept = [word for word in command if not word.startswith(("optimizer.lr=", "seed="))]
+        schedule = best.values.get("schedule.name", "constant")
+        commands.append([*kept, f"optimizer.lr={_rate(best):g}", f"schedule={schedule}", f"seed=range(1,{FRESH + 1})"])
+    return commands
+
+
+def examine(ran: Ran) -> Outcome:
+    verdict = judged(ran.after())
+    settings = {_optimizer(one): one for one in verdict.grouped.settings}
+    settings = {name: settings[name] for name in OPTIMIZERS if name in settings}
+    best, also = best_choice(verdict, "optimizer.name") if len(settings) > 1 else (next(iter(settings)), ())
+    tuned = {_optimizer(_tuned(ran, place)): place for place in range(len(ran.sources))}
+    order = sorted(settings, key=lambda name: -mean(settings[name], VAL))
+    headings, rows = table([settings[name] for name in order], {"validation": VAL, "test accuracy": TEST})
+    headings[1:1] = ["learning rate", "schedule", "rates within a point of it"]
+    headings += ["test accuracy beside the first"]
+    for row, name in zip(rows, order, strict=True):
+        setting = settings[name]
+        row[0] = OPTIMIZERS[name]
+        row[1:1] = [f"{_rate(setting):g}", _schedule(setting), _window(ran, tuned[name])]
+        row.append("" if name == best else _apart(against(setting, settings[best], TEST)[1]))
+    return Outcome(
+        headings, rows, [*_findings(settings, best, also), _schedules(settings)], _figure(ran, settings, order)
+    )
+
+
+def _findings(settings: dict[str, Setting], best: str, also: Sequence[str]) -> list[Finding]:
+    left = tuple(OPTIMIZERS[name] for name in also)
+    out = [OPTIMIZERS[name] for name in settings if name != best and name not in also]
+    each = ", ".join(f"{OPTIMIZERS[name]} {mean(one, VAL):.2%}" for name, one in settings.items())
+    told = f"{_and(left)} cannot be told from it" if left else "the others are ruled out as the best"
+    lower = [
+        OPTIMIZERS[name]
+        for name, one in settings.items()
+        if name != best and against(one, settings[best], TEST)[0] == "below"
+    ]
+    higher = [
+        OPTIMIZERS[name]
+        for name, one in settings.items()
+        if name != best and against(one, settings[best], TEST)[0] == "above"
+    ]
+    return [
+        Finding(
+            "the best optimizer, each tuned under the same budget", OPTIMIZERS[best],
+            f"Each tuned under the same budget, mean validation accuracy over {settings[best].n} fresh seeds is: {each}. {OPTIMIZERS[best]} has the "
+            f"highest; {told}" + (f", {_and(out)} {'are' if len(out) > 1 else 'is'} ruled out" if left and out else "") + ".",
+            left,
+        ),
+        Finding(
+            "the best one on the test images", "none is above it" if not higher else f"{_and(higher)} above it",
+            f"On the test images, which chose nothing, {OPTIMIZERS[best]} reaches {written(of(settings[best], TEST), TEST)}. "
+            + (f"{_and(lower)} {'are' if len(lower) > 1 else 'is'} below it" if lower else "None of the others is below it")
+            + (f", {_and(higher)} above it" if higher else "")
+            + " (each pair alone, 95 %, paired over seeds).",
+            ("none is above it",) if higher else (),
+        ),
+    ]  # fmt: skip
+
+
+def _schedules(settings: dict[str, Setting]) -> Finding:
+    falling = [name for name, one in settings.items() if _schedule(one) != "constant"]
+    most = "cosine" if 2 * len(falling) > len(settings) else "constant"
+    return Finding(
+        "the schedule that tuning chose for most", most,
+        f"Tuning chose a rate that falls along a cosine for {len(falling)} of {len(settings)} optimizers"
+        + (f" ({_and([OPTIMIZERS[name] for name in falling])})" if 0 < len(falling) < len(settings) else "") + ".",
+        ("constant", "cosine"),  # one seed tunes, so another may choose otherwise
+    )  # fmt: skip
+
+
+def _figure(ran: Ran, settings: dict[str, Setting], order: Sequence[str]) -> Figure:
+    drawn = figure(11, 4.6)
+    left, right = drawn.subplots(1, 2, width_ratios=[1.25, 1])
+    look = Look([OPTIMIZERS[name] for name in settings])
+    for place in range(len(ran.sources)):
+        by_rate: dict[float, float] = {}
+        for setting in ran.grouped(place).settings:
+            if setting.n:
+                by_rate[_rate(setting)] = max(by_rate.get(_rate(setting), 0.0), setting.mean)
+        name = OPTIMIZERS[_optimizer(ran.grouped(place).settings[0])]
+        rates = sorted(by_rate)
+        left.plot(
+            rates, [by_rate[rate] for rate in rates], color=look.color(name), marker=look.marker(name), ls=look.line(name),
+            ms=4.5, lw=1.5, label=name,
+        )  # fmt: skip
+    left.set_xscale("log")
+    left.set_xlabel("learning rate")
+    left.set_ylabel("validation accuracy (better of two schedules, seed 0)")
+    left.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    left.legend(frameon=False, fontsize=8, ncols=2)
+    left.set_title("tuning: every rate, one seed", fontsize=10)
+    tidy(left)
+    ordered = [settings[name] for name in order]
+    names = [f"{OPTIMIZERS[name]}, {_rate(settings[name]):g}, {_schedule(settings[name])}" for name in order]
+    bars(right, ordered, names, {"validation": VAL, "test": TEST})
+    right.set_xlabel("accuracy (mean, 95 % interval)")
+    right.set_title(f"each at its best: {settings[order[0]].n} fresh seeds", fontsize=10)
+    right.legend(frameon=False)
+    return drawn
+
+
+def _tuned(ran: Ran, place: int) -> Setting:
+    """The setting of a command with the highest validation accuracy; of equal ones the first."""
+    return max((one for one in ran.grouped(place).settings if one.n), key=lambda one: one.mean)
+
+
+def _window(ran: Ran, place: int) -> str:
+    """The rates at which, with the chosen schedule, validation accuracy is within a point of the best."""
+    best = _tuned(ran, place)
+    rates = sorted(
+        _rate(one)
+        for one in ran.grouped(place).settings
+        if one.n and _schedule(one) == _schedule(best) and one.mean >= best.mean - 0.01
+    )
+    return f"{rates[0]:g}" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g}"
+
+
+def _apart(found: Comparison) -> str:
+    return f"{100 * found.difference:+.2f} ± {100 * found.half:.2f} points"
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _optimizer(setting: Setting) -> str:
+    return str(setting.runs[0].config["optimizer.name"])
+
+
+def _schedule(setting: Setting) -> str:
+    return str(setting.runs[0].config["schedule.name"])
+
+
+def _rate(setting: Setting) -> float:
+    return float(str(setting.runs[0].config["optimizer.lr"]))
+
+
+def _commands(*more: str) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        (BASE, *more, f"optimizer={name}", f"optimizer.lr=logspace({ends},5)", "seed=0") for name, ends in GRIDS.items()
+    )
+
+
+_CIFAR = ("data=image_folder", f"data.root={PICTURES}", "data.image_size=32")
+_QUICK = ("trainer.max_epochs=null", "trainer.max_steps=20", "optimizer.lr=0.01,0.1", "seed=0,1")
+
+EXPERIMENT = Experiment(
+    name="optimizer-study",
+    folder="06-optimizers",
+    question="SGD, momentum, Nesterov, Adam, AdamW, RMSprop, Lion, Muon: which, when each is tuned under the same budget?",
+    text=f"""
+LeNet on MNIST, and on CIFAR-10 (re-compressed as JPEG, so a point or two lower than on the lossless set). Every optimizer gets the same budget:
+
+* **Tuning**, seed 0: five learning rates over two decades (around those that are customary for it) times two schedules, constant and
+  cosine; every run is one epoch in batches of 128. The highest validation accuracy (a tenth of the training images) chooses.
+* **The table**, {FRESH} fresh seeds: the chosen setting once more, so that what was lucky in tuning is not counted again. The test
+  images are read once a run and choose nothing.
+
+Everything else is what `configs/optimizer/` has: momentum 0.9, betas 0.9 and 0.999 (Lion 0.99), weight decay 0.1 for AdamW, 1 for Lion, 0.01 for
+Muon, 0 for the others; Muon moves vectors and the last layer by AdamW at 0.003. The budget is small because two CPU cores
+made this record, so it says which optimizer gets far *in one epoch*; in a longer training the order may be another. `--full` is the
+same study with LeNet for 20 epochs on MNIST, and with a ResNet-20 for 30 epochs of cropped and flipped CIFAR-10. It is meant for a GPU
+and has not been run.
+
+*Data.* MNIST's files below `data/` (`--with data.root=…` where they lie elsewhere, `data.download=true` fetches them); CIFAR-10 as a folder or archive of
+pictures, one folder for each class (`--data`), in whose place any pictures will do. Without any: handwritten digits (`--data digits`).
+""",
+    forms=(
+        Form("mnist", _commands(), _QUICK, 1, follow, ("trainer.max_epochs=20",), published=True),
+        Form(
+            "cifar10", _commands(*_CIFAR), _QUICK, 1, follow,
+            ("model=resnet", "model.depth=20", "augment=[crop,flip]", "trainer.max_epochs=30", "trainer.threads=null"),
+        ),
+        Form("digits", _commands("data=digits", "trainer.max_epochs=10"), _QUICK, 1, follow),
+    ),
+    examine=examine,
+)  # fmt: skip
