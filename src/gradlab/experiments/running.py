@@ -14,6 +14,8 @@ from gradlab.experiments.experiment import PICTURES, Form, Ran
 
 REPOSITORY = CONFIGS.parent
 TRAIN = REPOSITORY / "train.py"
+CHOSEN = ("optimizer.lr", "schedule", "seed")
+"""What commands that follow from others have chosen, in any size."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,9 @@ def commands_of(form: Form, how: How, following: Sequence[Sequence[str]] | None 
         commands = [
             merged([*command, *size]) for command in form.commands[: form.quick_commands if how.quick else None]
         ]
-    else:  # they say themselves which rates and seeds they want
-        said = [{override_key(word) for word in command} for command in following]
-        commands = [
-            [*command, *(word for word in size if override_key(word) not in keys)]
-            for command, keys in zip(following, said, strict=True)
-        ]
+    else:
+        size = [word for word in size if override_key(word) not in CHOSEN]
+        commands = [merged([*command, *size]) for command in following]
     commands = [merged([*command, *how.more]) for command in commands]
     if how.seeds is not None:
         commands = [_from_seed(command, how.seeds) for command in commands]
