@@ -19,7 +19,11 @@ from gradlab.experiments.record import FIGURE, README, RESULTS, VERDICT, compare
 from gradlab.experiments.running import REPOSITORY, How, commands_of, merged
 
 RECORDS = REPOSITORY / "experiments"
-ONE_WORKER = ("hydra.launcher.workers=1", "tracking=none")
+ONE_WORKER = (
+    "hydra.launcher.workers=1",
+    "hydra.launcher.population=off",
+    "tracking=none",
+)  # no time to measure populations
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

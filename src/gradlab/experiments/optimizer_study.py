@@ -178,7 +178,7 @@ def _commands(*more: str) -> tuple[tuple[str, ...], ...]:
 _CIFAR = (
     "data=image_folder", f"data.root={PICTURES}", "data.image_size=32", "trainer.max_epochs=null", "trainer.max_steps=200",
 )  # fmt: skip
-_QUICK = ("trainer.max_epochs=null", "trainer.max_steps=20", "optimizer.lr=0.01,0.1", "seed=0,1")
+_QUICK = ("trainer.max_epochs=null", "trainer.max_steps=10", "optimizer.lr=0.01,0.1", "schedule=constant", "seed=0")
 
 EXPERIMENT = Experiment(
     name="optimizer-study",

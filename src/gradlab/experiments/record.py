@@ -29,7 +29,7 @@ def write(
 ) -> None:
     """Write what came out into ``folder``, that of the form. ``seconds``: how long all commands took, where they ran now."""
     folder.mkdir(parents=True, exist_ok=True)
-    outcome.figure.suptitle(_heading(experiment, form), fontsize=11, fontweight="bold")
+    outcome.figure.suptitle(_heading(experiment, form, outcome.figure.get_figwidth()), fontsize=11, fontweight="bold")
     outcome.figure.savefig(folder / FIGURE, dpi=DPI)
     text = io.StringIO()
     columns = list(dict.fromkeys(column for row in outcome.rows for column in row))
@@ -55,10 +55,10 @@ def write(
     write_atomically(folder / VERDICT, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def _heading(experiment: Experiment, form: Form) -> str:
+def _heading(experiment: Experiment, form: Form, inches: float) -> str:
     """The question without its number, and the data: a figure is looked at without its page, too."""
     question = re.sub(r"^\d+\. ", "", experiment.question)
-    return "\n".join(textwrap.wrap(f"{question} ({form.name})", 90))
+    return "\n".join(textwrap.wrap(f"{question} ({form.name})", int(10 * inches)))
 
 
 def recorded(folder: Path) -> list[Finding] | None:
