@@ -15,7 +15,18 @@ from gradlab.experiments.catalogue import EXPERIMENTS
 from gradlab.experiments.deepobs import PUBLISHED, published_runs
 from gradlab.experiments.experiment import Finding, Form
 from gradlab.experiments.reading import written
-from gradlab.experiments.record import FIGURE, README, RESULTS, VERDICT, compared, folder_of, recorded
+from gradlab.experiments.record import (
+    FIGURE,
+    README,
+    RERUNS,
+    RESULTS,
+    VERDICT,
+    compared,
+    folder_of,
+    holds,
+    note_rerun,
+    recorded,
+)
 from gradlab.experiments.running import REPOSITORY, How, commands_of, merged
 
 RECORDS = REPOSITORY / "experiments"
@@ -106,10 +117,27 @@ def test_an_answer_holds_where_neither_run_rules_out_the_others() -> None:
     assert sgd.agrees_with(momentum)
     assert not sgd.agrees_with(Finding("the best", "momentum", ""))  # the other runs rule sgd out
     assert not sgd.agrees_with(sure)
-    assert compared([sgd], [sgd]) == (True, ["holds      the best: sgd"])
-    assert compared([sgd], [momentum]) == (True, ["compatible the best: momentum (was sgd)"])
-    assert compared([sgd], [sure]) == (False, ["CHANGED    the best: adam (was sgd)"])
-    assert compared([], [sure]) == (True, ["new        the best: adam"])
+    for before, now, line, is_held in (
+        ([sgd], sgd, "holds      the best: sgd", True),
+        ([sgd], momentum, "compatible the best: momentum (was sgd)", True),
+        ([sgd], sure, "CHANGED    the best: adam (was sgd)", False),
+        ([], sure, "new        the best: adam", True),
+    ):
+        (answer,) = compared(before, [now])
+        assert (answer.line, holds([answer])) == (line, is_held)
+
+
+def test_what_other_seeds_said_stands_beside_the_record_once(tmp_path: Path) -> None:
+    first = compared([Finding("the best", "sgd", "")], [Finding("the best", "adam", "")])
+    again = compared([Finding("the best", "sgd", "")], [Finding("the best", "sgd", "")])
+    note_rerun(tmp_path, 100, first)
+    note_rerun(tmp_path, 50, again)
+    note_rerun(tmp_path, 100, again)
+    assert (tmp_path / RERUNS).read_text().splitlines() == [
+        "seeds from,verdict,answer,value,recorded",
+        "50,holds,the best,sgd,sgd",
+        "100,holds,the best,sgd,sgd",
+    ]
 
 
 def test_a_later_override_of_one_key_replaces_the_earlier() -> None:

@@ -13,7 +13,7 @@ from gradlab.errors import ConfigError, FieldError, GradlabError, did_you_mean
 from gradlab.experiments.catalogue import EXPERIMENTS
 from gradlab.experiments.experiment import Experiment, Form, Outcome
 from gradlab.experiments.reading import rows_of
-from gradlab.experiments.record import compared, folder_of, recorded, write, write_readme
+from gradlab.experiments.record import compared, folder_of, holds, note_rerun, recorded, write, write_readme
 from gradlab.experiments.running import REPOSITORY, How, commands_of, run_form
 from gradlab.tracking.folder import SweepFolder
 
@@ -41,7 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", metavar="FIRST", type=int, help="other seeds: those recorded, each this much higher")
     parser.add_argument("--resume", action="store_true", help="take runs that an earlier call has made")
-    parser.add_argument("--record", action="store_true", help="make what comes out the record, in experiments/")
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="make what comes out the record, in experiments/; with --seeds, note beside it what these said",
+    )
     parser.add_argument(
         "--output-dir",
         type=Path,
@@ -57,8 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
                 data = ", ".join(form.name for form in experiment.forms)
                 print(f"{experiment.name:<16} {experiment.question}  [{data}]")
             return 0
-        if parsed.record and (parsed.quick or parsed.full or parsed.seeds is not None):
-            raise ConfigError("--record keeps the experiment as it is: without --quick, --full and --seeds.")
+        if parsed.record and (parsed.quick or parsed.full):
+            raise ConfigError("--record keeps the experiment as it is: without --quick and --full.")
         if parsed.quick and parsed.full:
             raise ConfigError("--quick and --full exclude each other.")
         held = [_run(experiment, parsed) for experiment in chosen]
@@ -136,22 +140,27 @@ def _run(experiment: Experiment, parsed: argparse.Namespace) -> bool:
     print()
     for finding in outcome.findings:
         print(finding.said)
-    results = folder_of(RECORDS, experiment, form) if parsed.record else runs_in / "results"
+    records = folder_of(RECORDS, experiment, form)
+    recording = parsed.record and parsed.seeds is None
+    results = records if recording else runs_in / "results"
     write(results, experiment, form, outcome, told, settings, None if parsed.resume else took)
     print(f"\ntable, figure and runs: {results}")
     if size:
         return True
-    if parsed.record:
+    if recording:
         write_readme(RECORDS, experiment)
         return True
-    before = recorded(folder_of(RECORDS, experiment, form))
+    before = recorded(records)
     if before is None:
         print("nothing is recorded of this experiment on these data, so there is nothing to compare with")
         return True
-    holds, lines = compared(before, outcome.findings)
-    print("\n".join(lines))
-    print("the recorded verdict still holds" if holds else "the recorded verdict does NOT hold in these runs")
-    return holds
+    answers = compared(before, outcome.findings)
+    print("\n".join(answer.line for answer in answers))
+    print(f"the recorded verdict {'still holds' if holds(answers) else 'does NOT hold in these runs'}")
+    if parsed.record:
+        note_rerun(records, parsed.seeds, answers)
+        write_readme(RECORDS, experiment)
+    return holds(answers)
 
 
 def _recordable(word: str) -> bool:

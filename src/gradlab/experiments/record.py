@@ -7,7 +7,7 @@ import re
 import shlex
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gradlab import environment
@@ -16,6 +16,7 @@ from gradlab.experiments.experiment import Experiment, Finding, Form, Outcome
 from gradlab.tracking.folder import write_atomically
 
 VERDICT, RESULTS, FIGURE, SETTINGS, README = "verdict.json", "results.csv", "figure.png", "settings.yaml", "README.md"
+RERUNS = "reruns.csv"
 
 
 def write(
@@ -29,6 +30,7 @@ def write(
 ) -> None:
     """Write what came out into ``folder``, that of the form. ``seconds``: how long all commands took, where they ran now."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / RERUNS).unlink(missing_ok=True)  # of the record that this one replaces
     outcome.figure.suptitle(_heading(experiment, form, outcome.figure.get_figwidth()), fontsize=11, fontweight="bold")
     outcome.figure.savefig(folder / FIGURE, dpi=DPI)
     text = io.StringIO()
@@ -70,23 +72,84 @@ def recorded(folder: Path) -> list[Finding] | None:
     return [Finding(**{**entry, "also": tuple(entry["also"])}) for entry in found]
 
 
-def compared(before: Sequence[Finding], now: Sequence[Finding]) -> tuple[bool, list[str]]:
-    """Whether every answer that both have agrees, and a line for each."""
-    lines, holds = [], True
+@dataclass(frozen=True)
+class Answer:
+    """What a rerun says of a recorded answer: it ``holds``, is ``compatible``, has ``CHANGED``, or is ``new``."""
+
+    verdict: str
+    key: str
+    value: str
+    was: str
+
+    @property
+    def line(self) -> str:
+        was = "" if self.verdict in ("holds", "new") else f" (was {self.was})"
+        return f"{self.verdict:<10} {self.key}: {self.value}{was}"
+
+
+def compared(before: Sequence[Finding], now: Sequence[Finding]) -> list[Answer]:
+    """Each answer of now beside that of before."""
     earlier = {finding.key: finding for finding in before}
+    answers = []
     for finding in now:
         known = earlier.get(finding.key)
         if known is None:
-            lines.append(f"new        {finding.key}: {finding.value}")
-        elif finding.agrees_with(known):
-            same = "holds" if finding.value == known.value else "compatible"
-            lines.append(
-                f"{same:<10} {finding.key}: {finding.value}" + ("" if same == "holds" else f" (was {known.value})")
-            )
+            verdict = "new"
+        elif not finding.agrees_with(known):
+            verdict = "CHANGED"
         else:
-            holds = False
-            lines.append(f"CHANGED    {finding.key}: {finding.value} (was {known.value})")
-    return holds, lines
+            verdict = "holds" if finding.value == known.value else "compatible"
+        answers.append(Answer(verdict, finding.key, finding.value, known.value if known else ""))
+    return answers
+
+
+def holds(answers: Sequence[Answer]) -> bool:
+    return all(answer.verdict != "CHANGED" for answer in answers)
+
+
+def note_rerun(folder: Path, first_seed: int, answers: Sequence[Answer]) -> None:
+    """Keep beside a record what other seeds said of it; in place of what the same seeds said before."""
+    rows = [row for row in _reruns(folder) if int(row["seeds from"]) != first_seed]
+    rows += [
+        {
+            "seeds from": str(first_seed),
+            "verdict": one.verdict,
+            "answer": one.key,
+            "value": one.value,
+            "recorded": one.was,
+        }
+        for one in answers
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sorted(rows, key=lambda row: int(row["seeds from"])))
+    write_atomically(folder / RERUNS, text.getvalue())
+
+
+def _reruns(folder: Path) -> list[dict[str, str]]:
+    try:
+        with (folder / RERUNS).open(newline="") as lines:
+            return list(csv.DictReader(lines))
+    except FileNotFoundError:
+        return []
+
+
+def _said_by_reruns(folder: Path, prefix: str) -> list[str]:
+    """A paragraph on the reruns with other seeds."""
+    rows = _reruns(folder)
+    parts = []
+    for first in dict.fromkeys(row["seeds from"] for row in rows):
+        own = [row for row in rows if row["seeds from"] == first]
+        counts = {word: sum(row["verdict"] == word for row in own) for word in ("holds", "compatible", "CHANGED")}
+        changed = "; ".join(
+            f"{row['answer']} is {row['value']}, was {row['recorded']}" for row in own if row["verdict"] == "CHANGED"
+        )
+        parts.append(
+            f"with seeds from {first} on {counts['holds']} of {sum(counts.values())} answers hold, {counts['compatible']} are others that neither "
+            f"these runs nor those rule out, {counts['CHANGED']} have changed{f' ({changed})' if changed else ''}"
+        )
+    return [f"*Asked again* ([{RERUNS}]({prefix}{RERUNS})): {'; '.join(parts)}.\n"] if parts else []
 
 
 def folder_of(root: Path, experiment: Experiment, form: Form) -> Path:
@@ -139,6 +202,7 @@ def _results(experiment: Experiment, form: Form, folder: Path, prefix: str) -> s
             f"**{said}**\n" if place == 0 else f"{said}\n"
             for place, said in enumerate(f["said"] for f in content["findings"])
         ),
+        *_said_by_reruns(folder, prefix),
         f"![{experiment.question}]({prefix}{FIGURE})\n",
         "\n".join(f"| {' | '.join(' '.join(str(cell).split()) for cell in row)} |" for row in table) + "\n",
         f"Every row: [{RESULTS}]({prefix}{RESULTS}).{shared} Made by\n",
