@@ -6,7 +6,6 @@ from gradlab.experiments import (
     gradient_checking,
     initialisation,
     learning_rate,
-    optimizer_study,
     optimizers,
     own_pictures,
     regularisation,
@@ -25,7 +24,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         optimizers,
         schedules,
         own_pictures,
-        optimizer_study,
         deepobs,
     )
 }

@@ -115,7 +115,7 @@ def ask(run: Run) -> Answers:
 def _chosen(rivals: Sequence[object], chosen: str, own: dict[str, Setting]) -> Finding:
     left = tuple(dict.fromkeys(_kind(rival.setting) for rival in rivals if _kind(rival.setting) != chosen))  # type: ignore[attr-defined]
     each = "; ".join(f"{name} {written(of(setting, VAL), VAL)}" for name, setting in own.items())
-    told = f"{' and '.join(left)} cannot be told from it" if left else "the others are ruled out as the best"
+    told = f"{', '.join(left)} cannot be told from it" if left else "the others are ruled out as the best"
     return Finding(
         "the best on validation", chosen,
         f"Each at its own best rate, validation accuracy is: {each} ({own[chosen].n} seeds). {_begun(chosen)} has the highest; {told}. "
@@ -128,9 +128,9 @@ def _lifts(own: dict[str, Setting]) -> list[Finding]:
     """What each step brings on the test pictures, beside the one before it."""
     pairs = (
         ("a convolutional network", CONVOLUTIONAL, DENSE),
-        (SHIFTED, f"{CONVOLUTIONAL}, {SHIFTED}", CONVOLUTIONAL),
-        (DECAYED, f"{CONVOLUTIONAL}, {DECAYED}", CONVOLUTIONAL),
-        ("both", f"{CONVOLUTIONAL}, {SHIFTED}, {DECAYED}", CONVOLUTIONAL),
+        (SHIFTED, f"{CONVOLUTIONAL} + {SHIFTED}", CONVOLUTIONAL),
+        (DECAYED, f"{CONVOLUTIONAL} + {DECAYED}", CONVOLUTIONAL),
+        ("both", f"{CONVOLUTIONAL} + {SHIFTED} + {DECAYED}", CONVOLUTIONAL),
     )
     findings = []
     for what, better, plain in pairs:
@@ -180,7 +180,7 @@ def _figure(own: dict[str, Setting], chosen: str, run: Run, asked: Answers) -> F
     drawn = figure(11, 0.62 * len(own) + 1.9)
     left, right = drawn.subfigures(1, 2, squeeze=False, width_ratios=[1.25, 1])[0]
     axes = left.subplots()
-    names = [name.replace(", ", ",\n", 1) for name in own]
+    names = [name.replace(" + ", "\n+ ") for name in own]
     bars(axes, list(own.values()), names, {"validation": VAL, "test": TEST})
     axes.set_xlabel("accuracy (mean over seeds, 95 % interval)")
     axes.legend(frameon=False)
@@ -207,7 +207,7 @@ def _own_best(settings: Sequence[Setting]) -> dict[str, Setting]:
     found: dict[str, Setting] = {}
     for setting in sorted((one for one in settings if one.n), key=lambda one: -one.mean):
         found.setdefault(_kind(setting), setting)
-    return dict(sorted(found.items(), key=lambda pair: (pair[0] != DENSE, pair[0].count(","), pair[0])))
+    return dict(sorted(found.items(), key=lambda pair: (pair[0] != DENSE, pair[0].count("+"), pair[0])))
 
 
 def _kind(setting: Setting) -> str:
@@ -219,7 +219,7 @@ def _kind(setting: Setting) -> str:
         parts.append(SHIFTED)
     if float(str(config["optimizer.weight_decay"])):
         parts.append(DECAYED)
-    return ", ".join(parts)
+    return " + ".join(parts)
 
 
 def _begun(text: str) -> str:

@@ -18,13 +18,24 @@ TRAIN_LOSS, TRAIN_ACCURACY, VAL, TEST = "train/loss", "train/accuracy", "best/va
 
 
 def number(run: Run, metric: str) -> float:
-    """A finished run's last training loss or accuracy, or a final metric; NaN where there is none."""
+    """A finished run's training loss or accuracy in its last epoch, or a final metric; NaN where there is none."""
     if run.status != "finished" or run.folder is None:
         return math.nan
     if metric.startswith("train/"):
-        _, values = series(RunFolder(run.folder).journal, metric)
-        return values[-1] if values else math.nan
+        steps, values = series(RunFolder(run.folder).journal, metric)
+        epoch = _steps_per_epoch(run)
+        last = [value for step, value in zip(steps, values, strict=True) if step > steps[-1] - epoch]
+        return sum(last) / len(last) if last else math.nan  # a row alone would be about a mini-batch or two
     return run.metric(metric)
+
+
+def _steps_per_epoch(run: Run) -> int:
+    """How many steps a run made in an epoch."""
+    assert run.folder is not None
+    if run.config["data.batch_size"] == "full":
+        return 1
+    images = sum(json.loads(RunFolder(run.folder).result.read_text())["class_counts"]["train"].values())
+    return math.ceil(images / int(str(run.config["data.batch_size"])))
 
 
 def by_seed(setting: Setting, metric: str) -> dict[int, float]:
