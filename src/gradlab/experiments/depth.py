@@ -26,7 +26,7 @@ def examine(ran: Ran) -> Outcome:
             findings.append(Finding(f"the deeper network on the {key} images", better, text, ("not distinguishable",)))
     spikes = {setting.name: _in_a_spike(setting) for setting in (shallow, deep)}
     if any(spikes.values()):
-        said = [
+        caught = [
             f"{len(spikes[one.name])} of {one.n} with {_name(one)} (cost {_costs(spikes[one.name])})"
             for one in (shallow, deep)
             if spikes[one.name]
@@ -34,7 +34,7 @@ def examine(ran: Ran) -> Outcome:
         findings.append(
             Finding(
                 "networks that end in a spike of the cost", "some",
-                f"Ended in a spike of its cost, twice as high as it had been or more: {'; '.join(said)}. The rate is at the edge of what "
+                f"Ended in a spike of its cost, twice as high as it had been or more: {'; '.join(caught)}. The rate is at the edge of what "
                 "such a network bears, and where the steps end decides what is measured.",
             )
         )  # fmt: skip

@@ -34,7 +34,7 @@ def _steps_per_epoch(run: Run) -> int:
     assert run.folder is not None
     if run.config["data.batch_size"] == "full":
         return 1
-    images = sum(json.loads(RunFolder(run.folder).result.read_text())["class_counts"]["train"].values())
+    images: int = sum(json.loads(RunFolder(run.folder).result.read_text())["class_counts"]["train"].values())
     return math.ceil(images / int(str(run.config["data.batch_size"])))
 
 
