@@ -152,6 +152,9 @@ class Checkpointer(pl.Callback):
         anew: None where it is the same training that goes on; else it is another one, which starts from what ``begin`` holds
             but for this, see ``Learner.start_from``.
         share: of the time that writing may take at most, in (0, 1]; those by time come rarer for it.
+        beside: of another member of the same population: both write after the same steps, so that all can go on from one.
+
+    ``over`` is set once the learner trains no more, though others of its population do.
     """
 
     def __init__(
@@ -164,11 +167,10 @@ class Checkpointer(pl.Callback):
         begin: Checkpoint | None = None,
         anew: Collection[str] | None = None,
         share: float = 1.0,
+        beside: "Checkpointer | None" = None,
     ) -> None:
         self.learner = learner
         self.folder = folder
-        self.seconds = seconds
-        self.steps = steps
         self.about = about
         self.begin = begin
         self.anew = anew
@@ -177,7 +179,8 @@ class Checkpointer(pl.Callback):
         self.best_step = 0
         self._best_tensors: dict[str, torch.Tensor] = {}
         self._best_on_disk = True
-        self._written, self._written_step, self._took = time.monotonic(), begin.step if begin else 0, 0.0
+        self.over = False
+        self._rhythm: _Rhythm = beside._rhythm if beside else _Rhythm(seconds, steps, share, begin.step if begin else 0)
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Everything is built and on its device: go on from where the training was."""
@@ -207,7 +210,7 @@ class Checkpointer(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         ledger = self.learner.ledger
-        if ledger.divergence or ledger.validated_at != ledger.steps_done:  # a signal has cut it short
+        if self.over or ledger.divergence or ledger.validated_at != ledger.steps_done:  # a signal has cut it short
             return
         if not self.best or _rank(ledger.last_val) > _rank(self.best):
             self.best, self.best_step = dict(ledger.last_val), ledger.steps_done
@@ -223,16 +226,14 @@ class Checkpointer(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if self.learner.ledger.steps_done >= self.learner.horizon.total_steps:
+        if self.over or self.learner.ledger.steps_done >= self.learner.horizon.total_steps:
             return  # the end comes, with the last validation
-        pause = max(self.seconds, self._took / self.share)
-        by_time = self.seconds and time.monotonic() - self._written > pause
-        by_steps = self.steps and self.learner.ledger.steps_done // self.steps > self._written_step // self.steps
-        if by_time or by_steps:
+        if self._rhythm.due(self.learner.ledger.steps_done):
             self.write()
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.write()
+        if not self.over:
+            self.write()
 
     def write(self) -> None:
         """Write ``last``, and ``best`` if it has changed since it was written.
@@ -247,8 +248,7 @@ class Checkpointer(pl.Callback):
             best = {f"model.{name}": tensor for name, tensor in self._best_tensors.items()}
             save_checkpoint(self.folder / BEST, best, {**self.about, "step": self.best_step, "metrics": self.best})
             self._best_on_disk = True
-        self._written, self._written_step = time.monotonic(), self.learner.ledger.steps_done
-        self._took = self._written - began
+        self._rhythm.took = time.monotonic() - began
 
     def _write_last(self) -> None:
         tensors, state = self.learner.training_state()
@@ -262,6 +262,38 @@ class Checkpointer(pl.Callback):
     def restore_best(self) -> None:
         """Make the best network the learner's; there is one after any validation with a finite loss."""
         self.learner.adopt(self._best_tensors)
+
+
+class _Rhythm:
+    """When checkpoints are due while training.
+
+    Args:
+        seconds: between two; 0 for none by time.
+        steps: between two; 0 for none by steps.
+        share: of the time that writing may take.
+        step: that of the last one.
+    """
+
+    def __init__(self, seconds: float, steps: int, share: float, step: int) -> None:
+        self.seconds = seconds
+        self.steps = steps
+        self._step = step
+        self.share = share
+        self.took = 0.0
+        """Seconds of the last writing."""
+        self._since = time.monotonic()
+        self._found = False
+
+    def due(self, step: int) -> bool:
+        """Whether one is due after ``step`` steps. Whoever asks at the same step is told the same."""
+        if step == self._step and self._found:
+            return True
+        by_time = self.seconds and time.monotonic() - self._since > max(self.seconds, self.took / self.share)
+        by_steps = self.steps and step // self.steps > self._step // self.steps
+        if not (by_time or by_steps):
+            return False
+        self._step, self._since, self._found = step, time.monotonic(), True
+        return True
 
 
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:

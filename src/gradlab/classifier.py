@@ -113,7 +113,9 @@ class Classifier(pl.LightningModule):
 
     def is_over(self, learner: Learner) -> bool:
         """Whether a run's training ends before its last step: it has diverged, or its sweep has given it up."""
-        return learner.ledger.divergence is not None or learner.point in self.interruption.pruned
+        ledger = learner.ledger
+        given_up = learner.point in self.interruption.pruned and ledger.steps_done < learner.horizon.total_steps
+        return ledger.divergence is not None or given_up
 
     # ---------------------------------------------------------------- evaluation
 

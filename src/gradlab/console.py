@@ -59,7 +59,7 @@ class ProgressReport(pl.Callback):
 
     def _tell(self, module: pl.LightningModule, last: bool = False) -> None:
         assert isinstance(module, Classifier)
-        learner = module.learners[0]
+        learner = max(module.learners, key=lambda each: each.ledger.steps_done)  # others have left, perhaps
         steps_done = learner.ledger.steps_done
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=steps_done, description=self._line(learner))

@@ -4,7 +4,7 @@ A member is the run that it would be alone: the same start, batches, augmentatio
 the work around the arithmetic: one data path, one launch of an operation for all, one process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,18 +26,23 @@ Tuple = tuple[Batch, ...]
 class Population(Classifier):
     """Trains the networks of ``learners``, which have one architecture, one kind of each choice, and one length.
 
-    A member whose loss is not finite leaves at the end of the chunk, and those that stay are what they would be without it:
-    nothing is ever summed over members.
+    A member whose loss is not finite, or that is given up, leaves at the end of the chunk, and those that stay are what they
+    would be without it: nothing is ever summed over members.
 
     Args:
         learners: the members.
         seeds: of their runs. Members with the same seed see the same batches; a mini-batch comes as a tuple with one
             batch for each different seed, in the order of first appearance.
         interruption: see ``Classifier``.
+        left: called with each member that has left, once all callbacks have seen its last chunk or validation.
     """
 
     def __init__(
-        self, learners: Sequence[Learner], seeds: Sequence[int], interruption: Interruption | None = None
+        self,
+        learners: Sequence[Learner],
+        seeds: Sequence[int],
+        interruption: Interruption | None = None,
+        left: Callable[[Learner], None] = lambda learner: None,
     ) -> None:
         super().__init__(learners[0], interruption)
         self.learners = list(learners)
@@ -47,6 +52,8 @@ class Population(Classifier):
         """The members that still train, in the stack's order."""
         self._stream_of = {seed: index for index, seed in enumerate(dict.fromkeys(seeds))}
         self._averages = False
+        self._left = left
+        self._leaving: list[Learner] = []
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = self._stack()
@@ -63,6 +70,11 @@ class Population(Classifier):
             learner.settle = self._settle
             learner.random = _OwnGenerator(self, learner)
         return optimizers
+
+    def on_fit_start(self) -> None:
+        """The members' checkpoints have been loaded, where they are gone on with."""
+        if self.update is not None:
+            self.update.reload()
 
     # ------------------------------------------------------------------ training
 
@@ -157,16 +169,23 @@ class Population(Classifier):
         if len(staying) == len(self.active):
             return
         self._settle()
+        self._leaving += [learner for place, learner in enumerate(self._members) if place not in staying]
         if not staying:
-            self.trainer.should_stop = True
+            self._stop()
             return
-        for place, learner in enumerate(self._members):
-            if place not in staying:
-                learner.random = _Kept(learner.random.state())
+        for learner in self._leaving:
+            learner.random = _Kept(learner.random.state())
         self.active = [self.active[place] for place in staying]
         self.stack.keep(staying)
         if self.update is not None:
             self.update.keep(staying, self.stack.flat)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        leaving, self._leaving = self._leaving, []
+        for learner in leaving:
+            self._left(learner)
+
+    on_validation_end = on_train_batch_end
 
     def _settle(self) -> None:
         """Bring what the optimizers know up to date: before a checkpoint."""

@@ -46,6 +46,8 @@ class Place:
     interruption: how the sweep ends the run.
     load: gives the images of a dataset, perhaps of the run before.
     report: told of the training's progress.
+    together: the points that are trained at once with the run, its own included; empty for a run alone.
+    settled: told what the run came to where others are trained on without it; or None.
     """
 
     folder: RunFolder
@@ -54,6 +56,8 @@ class Place:
     interruption: Interruption
     load: "Callable[[Dataset], Splits]"
     report: "pl.Callback"
+    together: tuple[str, ...] = ()
+    settled: "Callable[[Any], None] | None" = None
 
 
 class RunRecord:
@@ -85,6 +89,8 @@ class RunRecord:
         self.lines: list[str] = []
         """What a person is told as the run begins."""
         self.known: dict[str, Any] = {}
+        self.over = False
+        """Whether its end has been written."""
         self.result: dict[str, Any] = {}
         begun = Begun(None, None)
         self.retaken: RetakenRows | None = None
@@ -193,7 +199,8 @@ class RunRecord:
         tags = {"gradlab.seed": str(config.seed), **about_process(self.folder, command)}
         experiment = config.tracking.experiment if isinstance(config.tracking, MLflow) else "gradlab"
         identity = f"{self.folder.path.name}.{secrets.token_hex(4)}"
-        sweep = {"parent": place.parent, "point": place.point} if place else {}
+        sweep: dict[str, Any] = {"parent": place.parent, "point": place.point} if place else {}
+        sweep |= {"together": list(place.together)} if place and place.together else {}
         if self.resumed is not None and self.resumed.fork:
             tags |= {
                 "gradlab.forked_from": str(self.resumed.folder.path),
@@ -246,6 +253,7 @@ class RunRecord:
         self.journal.write("tags", tags=tags)
         self.journal.write("end", status="KILLED" if status == "killed" else "FINISHED")
         self.journal.close()
+        self.over = True
         if status != "killed":
             self.folder.cut_rows.unlink(missing_ok=True)
         self.held.release()

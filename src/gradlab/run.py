@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from gradlab import environment
 from gradlab.config import Config
 from gradlab.devices.launch import Helpers
@@ -26,14 +24,12 @@ from gradlab.settings import store_options
 if TYPE_CHECKING:
     import torch
 
-    from gradlab.checkpoints import Checkpointer
     from gradlab.classifier import Classifier
+    from gradlab.conclusion import Ending
     from gradlab.data.datasets.base import Splits
-    from gradlab.data.module import ImageData
     from gradlab.finder.before import Chosen
     from gradlab.learner import Learner
     from gradlab.lightning import pl
-    from gradlab.models.trace import Call
 
 
 @dataclass(frozen=True)
@@ -109,6 +105,7 @@ def run_together(
                 from gradlab import console as terminal
                 from gradlab import probe
                 from gradlab.checkpoints import Checkpointer
+                from gradlab.conclusion import Ending
                 from gradlab.data.balance import ClassBalance
                 from gradlab.data.sample import sample
                 from gradlab.models.size import layer_table
@@ -128,10 +125,9 @@ def run_together(
 
                 ranks = learners[0].ranks = Ranks(0, helpers.size, helpers.port)
                 cleanup.callback(ranks.leave)
-            module = _module(learners, [config.seed for config in configs], interruption)
             callbacks: list[pl.Callback] = [terminal.ProgressReport(screen)]
             callbacks += [place.report] if place else []
-            checkpointers = []
+            endings: list[Ending] = []
             pause, steps = first.trainer.checkpoint_rhythm(first.horizon)
             share = first.trainer.checkpoint_share / len(runs)
             for run, learner in zip(runs, learners, strict=True):
@@ -142,13 +138,17 @@ def run_together(
                     "data_sha256": splits.fingerprint,
                 }
                 anew = run.resumed.anew if run.resumed and run.resumed.fork else None
-                checkpointers.append(
-                    Checkpointer(learner, run.folder.checkpoints, pause, about, steps, run.checkpoint, anew, share)
+                beside = endings[0].checkpointer if endings else None
+                checkpointer = Checkpointer(
+                    learner, run.folder.checkpoints, pause, about, steps, run.checkpoint, anew, share, beside
                 )
+                of_all = (splits, data, prepared.calls, interruption, len(runs), began)
+                endings.append(Ending(run, learner, checkpointer, *of_all))
                 if every := first.trainer.probe_steps(first.horizon):
                     seen = sample(splits, data.normalization, probe.IMAGES, data.dtype)
                     callbacks.append(probe.LayerProbe(learner, seen, every, run.folder.layer_states, first_step))
-            callbacks += checkpointers
+            callbacks += [ending.checkpointer for ending in endings]
+            module = _module(endings, places, interruption)
             validates_first = any(run.validates_first for run in runs)
             if helpers is not None:
                 checkpoint = runs[0].checkpoint.path if runs[0].checkpoint else None
@@ -163,8 +163,8 @@ def run_together(
             device = _device_name(trainer.strategy.root_device)
             device = device if ranks is None else f"{ranks.size} × {device}"
             made_with = fingerprint(device, prepared.threads)
-            for checkpointer in checkpointers:
-                checkpointer.about["fingerprint"] = made_with
+            for ending in endings:
+                ending.checkpointer.about["fingerprint"] = made_with
             balance = ClassBalance.of(splits, first.spec.classes)
             for run in runs:
                 run.know(device=device, threads=prepared.threads, data_sha256=splits.fingerprint)
@@ -195,39 +195,26 @@ def run_together(
 
             # Training.
             ready = time.perf_counter()
+            for ending in endings:
+                ending.ready = ready
             try:
                 trainer.fit(module, datamodule=data)
             except RuntimeError as error:
                 raise (helpers.failure() if helpers else None) or error from error
 
             # The only look at the test set, by the networks that validation chose.
-            statuses = [_status(learner, interruption) for learner in learners]
+            left = [(ending, ending.status()) for ending in endings if not ending.run.over]
             if ranks is not None:
-                statuses = [ranks.status(statuses[0], trainer.strategy.root_device)]
-            for status, checkpointer in zip(statuses, checkpointers, strict=True):
+                left = [(ending, ranks.status(status, trainer.strategy.root_device)) for ending, status in left]
+            for ending, status in left:
                 if status == "finished":
-                    checkpointer.restore_best()
-            if "finished" in statuses:
+                    ending.checkpointer.restore_best()
+            if any(status == "finished" for _, status in left):
                 trainer.test(module, datamodule=data, verbose=False)
 
             # The results, then what is only there to be looked at.
-            for run, learner, checkpointer, status in zip(runs, learners, checkpointers, statuses, strict=True):
-                now = time.perf_counter()
-                seconds = {
-                    "until_training": ready - began,
-                    "training_steps": learner.ledger.training_seconds,
-                    "training_and_test": (now - ready) / len(runs),
-                    "total": (now - began) / len(runs),
-                }
-                reason = interruption.pruned[run.point] if run.point and status == "pruned" else None
-                run.conclude(learner, status, _summary(learner, checkpointer), seconds, reason)
-                if run.folder.layer_states.exists():
-                    run.journal.artifact(run.folder.layer_states, "model")
-                if run.config.plots:
-                    _draw(run, splits, learner, prepared.calls, data)
-                if checkpointer.best:
-                    run.journal.artifact(run.folder.checkpoints / "best", "checkpoints/best")
-                run.close(learner)
+            for ending, status in left:
+                ending.conclude(status)
 
     # What MLflow took, and the table.
     for run in runs:
@@ -258,52 +245,28 @@ def _with_found_rates(
     return [one.config for one in chosen], [*chosen]
 
 
-def _module(learners: "list[Learner]", seeds: list[int], interruption: Interruption) -> "Classifier":
-    """What Lightning trains: one run, or several at once."""
+def _module(endings: "Sequence[Ending]", places: Sequence[Place] | None, interruption: Interruption) -> "Classifier":
+    """What Lightning trains: one run, or several at once. One that leaves the others has its end at once."""
+    learners = [ending.learner for ending in endings]
     if len(learners) == 1:
         from gradlab.classifier import Classifier
 
         return Classifier(learners[0], interruption)
     from gradlab.population import Population
 
-    return Population(learners, seeds, interruption)
+    def left(learner: "Learner") -> None:
+        number = learners.index(learner)
+        endings[number].leave()
+        if places and (settled := places[number].settled):
+            settled(_outcome(endings[number].run, interruption))
 
-
-def _status(learner: "Learner", interruption: Interruption) -> str:
-    """How its training ended. One that a sweep gave up at its last step has finished all the same."""
-    if learner.ledger.divergence:
-        return "diverged"
-    if learner.ledger.steps_done < learner.horizon.total_steps and learner.point in interruption.pruned:
-        return "pruned"
-    return "killed" if interruption() else "finished"
+    return Population(learners, [ending.run.config.seed for ending in endings], interruption, left)
 
 
 def _outcome(run: RunRecord, interruption: Interruption) -> Outcome:
     status = run.result["status"]
     signum = interruption.signum if status == "killed" else None
     return Outcome(status, run.folder.path, run.result["metrics"], signum, run.result.get("reason"))
-
-
-def _draw(run: RunRecord, splits: "Splits", learner: "Learner", calls: "list[Call]", data: "ImageData") -> None:
-    """The figures of a run."""
-    from gradlab.analysis.figures import draw_run
-    from gradlab.analysis.network_diagram import draw_network
-
-    config, folder = run.config, run.folder
-    draw_run(folder, config.spec, splits, learner, data.normalization)
-    about = f"{getattr(config.model, 'arch', config.model.name)} on {config.data.name}"
-    one = splits.test.at(np.zeros(1, np.int64))[0]
-    draw_network(folder.plots / "network.png", calls, one, about, config.loss.name.replace("_", " "))
-    if folder.layer_states.exists():
-        from gradlab.analysis.layers_figure import layers_figure
-        from gradlab.probe import read_states
-
-        layers_figure(read_states(folder.layer_states)).savefig(folder.plots / "layers.png", dpi=110)
-    if config.augment:
-        from gradlab.analysis.augmented import draw_augmented
-
-        draw_augmented(folder, config.spec, splits.train, data.augmenter("cpu"))
-    run.journal.artifact(folder.plots, "plots")
 
 
 @contextlib.contextmanager
@@ -315,7 +278,7 @@ def _end_recorded(runs: Sequence[RunRecord], interruption: Interruption) -> Iter
         # Lightning turns a signal outside of training into SystemExit; without a signal it is the run's own sys.exit.
         quitting = isinstance(error, SystemExit) and not interruption() and type(error) is SystemExit
         killed = isinstance(error, KeyboardInterrupt | SystemExit) and not quitting
-        for run in runs:
+        for run in (run for run in runs if not run.over):
             run.end_early(
                 "killed" if killed else "failed", "interrupted" if killed else f"{type(error).__name__}: {error}"
             )
@@ -344,15 +307,6 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     # torch's CPU allocator raises a plain RuntimeError, CUDA's a subclass named OutOfMemoryError.
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error))
-
-
-def _summary(learner: "Learner", checkpointer: "Checkpointer") -> dict[str, float]:
-    metrics = dict(learner.ledger.test_metrics)
-    if checkpointer.best:
-        metrics |= {"best/val_accuracy": checkpointer.best["val/accuracy"], "best/step": checkpointer.best_step}
-    if learner.ledger.last_round and not learner.ledger.divergence:
-        metrics["final/train_loss"] = learner.ledger.last_round["train/loss"]
-    return metrics
 
 
 def _device_name(device: "torch.device") -> str:

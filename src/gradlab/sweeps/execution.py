@@ -13,6 +13,7 @@ from gradlab.sweeps.grouping import group_of, parcels
 from gradlab.sweeps.planning import Measured, Memory
 from gradlab.sweeps.planning import plan as make_plan
 from gradlab.sweeps.record import Point, SweepRecord
+from gradlab.sweeps.resuming import populations
 from gradlab.sweeps.stopping import EarlyStopping
 from gradlab.sweeps.table import Table
 from gradlab.sweeps.workers import Message, Worker
@@ -175,8 +176,9 @@ class Execution:
 
     def _plan(self, points: list[Point]) -> None:
         """Put ``points`` in line: as populations where it is known how large ones are best, or where one has been asked for."""
+        self._waiting.extend(populations(points))
         groups: dict[str | None, list[Point]] = {}
-        for point in points:
+        for point in (point for point in points if not point.goes_on):
             groups.setdefault(group_of(point.config) if point.config else None, []).append(point)
         for group, own in groups.items():
             if group is None or len(own) == 1 or self.population is not None:
@@ -245,12 +247,12 @@ class Execution:
             points, folders = [], []
             for point in self._waiting.popleft():
                 try:
-                    folder = RunFolder.create(self.record.folder.runs, point.name)
+                    folder = self._folder(point)
                 except OSError as error:
                     self._settle(point, "failed", f"its folder cannot be made: {error}", {})
                     continue
                 point.status, point.reason = "queued" if worker.queues else "running", None
-                point.tries += 1
+                point.tries += not point.goes_on
                 point.folder = str(folder.path.relative_to(self.record.folder.path))
                 points.append(point)
                 folders.append(folder.path)
@@ -258,8 +260,16 @@ class Execution:
                     self.stopping.halving.begun(point.id)
             if points:
                 worker.run(points, folders, self.parent, self.record.command)
+                for point in points:
+                    point.goes_on = False  # whatever comes of it, it is not gone on with once more
                 return True
         return False
+
+    def _folder(self, point: Point) -> RunFolder:
+        """Where the point's run writes: a new folder, or that of the run that is gone on with."""
+        if point.goes_on and point.folder is not None:
+            return RunFolder(self.record.folder.path / point.folder)
+        return RunFolder.create(self.record.folder.runs, point.name)
 
     def _lost(self, worker: Worker) -> None:
         """A worker has died: its point is tried once more, and another worker takes its seat."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from gradlab.config import Config
 from gradlab.errors import ConfigError
@@ -41,6 +41,8 @@ class Point:
     folder: of its last run, relative to the sweep's; None before the first.
     tries: how many runs were begun for it.
     reason: why it failed, was pruned or was killed.
+    together: the ids of the points with which its last run was trained at once, its own included; of one alone empty.
+    goes_on: whether its last run is gone on with, from its checkpoint, rather than another one begun.
     """
 
     id: str
@@ -51,6 +53,8 @@ class Point:
     folder: str | None = None
     tries: int = 0
     reason: str | None = None
+    together: tuple[str, ...] = field(default=(), repr=False)
+    goes_on: bool = field(default=False, repr=False)
 
     @property
     def done(self) -> bool:
@@ -110,7 +114,7 @@ class SweepRecord:
 
 
 def _plain(point: Point) -> dict[str, Any]:
-    return {key: value for key, value in vars(point).items() if key != "config"}
+    return {key: value for key, value in vars(point).items() if key not in ("config", "together", "goes_on")}
 
 
 def read(folder: SweepFolder) -> dict[str, Any] | None:
@@ -122,13 +126,22 @@ def read(folder: SweepFolder) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.get("version") == VERSION else None
 
 
-def outcomes(folder: SweepFolder) -> dict[str, list[tuple[RunFolder, str]]]:
-    """For each point's id the folders of its runs, oldest first, and what each came to (``killed`` without a result)."""
-    found: dict[str, list[tuple[RunFolder, str]]] = {}
+class Try(NamedTuple):
+    """One run of a point: what it came to (``killed`` without a result), and the points that were trained at once with it."""
+
+    run: RunFolder
+    status: str
+    together: tuple[str, ...]
+
+
+def tries(folder: SweepFolder) -> dict[str, list[Try]]:
+    """For each point's id its runs, oldest first."""
+    found: dict[str, list[Try]] = {}
     for run in folder.run_folders():
         first = next(records(run.journal), None)
         if first is not None and "point" in first[0]:
-            found.setdefault(first[0]["point"], []).append((run, str(result_of(run).get("status", "killed"))))
+            status = str(result_of(run).get("status", "killed"))
+            found.setdefault(first[0]["point"], []).append(Try(run, status, tuple(first[0].get("together", ()))))
     return found
 
 
@@ -143,13 +156,13 @@ def result_of(run: RunFolder) -> dict[str, Any]:
 
 def restore(points: Sequence[Point], folder: SweepFolder) -> None:
     """Set every point to what the folders of its runs say."""
-    found = outcomes(folder)
+    found = tries(folder)
     for point in points:
         runs = found.get(point.id, [])
         point.tries = max(point.tries, len(runs))
-        settled = [(run, status) for run, status in runs if status in DONE]
+        settled = [each for each in runs if each.status in DONE]
         if runs:
-            run, point.status = (settled or runs)[-1]
+            run, point.status, point.together = (settled or runs)[-1]
             point.folder = str(run.path.relative_to(folder.path))
             point.reason = result_of(run).get("reason")
         elif point.status in ("queued", "running", *DONE):  # it was about to begin, or its folder was deleted

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gradlab.sweeps.record import PRUNED, Point, SweepRecord, read, restore
-from gradlab.tracking.folder import SweepFolder
+from gradlab.tracking.folder import RunFolder, SweepFolder
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def resumed(earlier: Earlier, swept: list[str], points: Sequence[Point], keep_pr
         merged.append(point)
     merged += asked.values()
     restore(merged, earlier.folder)
-    wait([point for point in merged if point.config is not None], keep_pruned)
+    wait([point for point in merged if point.config is not None], keep_pruned, earlier.folder)
     keys = [*content["swept"], *(key for key in swept if key not in content["swept"])]
     return SweepRecord(
         earlier.folder, content["id"], content["name"], content["command"], content["created"], keys, merged,
@@ -68,8 +68,23 @@ def resumed(earlier: Earlier, swept: list[str], points: Sequence[Point], keep_pr
     )  # fmt: skip
 
 
-def wait(points: Sequence[Point], keep_pruned: bool) -> None:
-    """Have those of ``points`` that are not done wait for another run."""
+def wait(points: Sequence[Point], keep_pruned: bool, folder: SweepFolder) -> None:
+    """Have those of ``points`` that are not done wait for another run, or for going on with one that was killed."""
     for point in points:
         if not point.done or (point.status == PRUNED and not keep_pruned):
+            point.goes_on = point.status == "killed" and can_go_on(RunFolder(folder.path / (point.folder or "")))
             point.status, point.reason = "waiting", None
+
+
+def can_go_on(run: RunFolder) -> bool:
+    """Whether a run whose process is gone, or that was ended, has a checkpoint to go on from."""
+    return any((run.checkpoints / name).is_dir() for name in ("last", "last.previous"))
+
+
+def populations(points: Sequence[Point]) -> list[list[Point]]:
+    """Those of ``points`` that go on, as they were trained at once: each population those of its members that are left."""
+    found: dict[tuple[str, ...], list[Point]] = {}
+    for point in points:
+        if point.goes_on:
+            found.setdefault(point.together or (point.id,), []).append(point)
+    return list(found.values())

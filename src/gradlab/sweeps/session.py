@@ -176,7 +176,9 @@ class Session:
             keep_pruned = settings.early_stopping != "none"
             self._record = record = resuming.resumed(earlier, swept, points, keep_pruned)
             record.search = search
-            self._say(f"resuming {record.folder.path}: {record.count(*DONE)} of {record.expected} points are done")
+            going_on = sum(point.goes_on for point in record.points)
+            how = f", and {going_on} go on from their checkpoints" if going_on else ""
+            self._say(f"resuming {record.folder.path}: {record.count(*DONE)} of {record.expected} points are done{how}")
         else:
             name = first.run_name or " ".join(_short(key) for key in swept) or first.name
             try:
@@ -224,7 +226,8 @@ class Session:
                 known[point.id].config = point.config
         record.points += added
         restore(added, record.folder)
-        resuming.wait([*added, *again], settings.early_stopping != "none")  # those of a search that is resumed
+        # Those of a search that is resumed.
+        resuming.wait([*added, *again], settings.early_stopping != "none", record.folder)
         record.swept += [key for key in swept if key not in record.swept]
         record.write()
 

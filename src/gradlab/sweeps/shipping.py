@@ -23,6 +23,7 @@ from typing import IO, NoReturn
 from gradlab.settings import MLflow
 from gradlab.tracking.ending import end_gone_runs, end_journal_of_the_dead
 from gradlab.tracking.folder import RunFolder, SweepFolder
+from gradlab.tracking.holding import journal_held
 from gradlab.tracking.journal import records
 from gradlab.tracking.replay import Replay
 from gradlab.tracking.shipper import PATIENCE, RHYTHM, SETTLING, URI_VARIABLE, Shipped
@@ -162,7 +163,8 @@ class Shipping:
         self._client = functools.cache(lambda: open_client(uri))
         self._parent = Replay(folder, uri, self._client)
         self._runs: dict[Path, Replay] = {}
-        self._ended: set[Path] = set()
+        self._ended: dict[Path, int] = {}
+        """Journals whose end is in the store, and how long they were: one that is gone on with is another length."""
 
     def look(self) -> bool:
         """Ship what all journals hold and the store does not; returns whether nothing failed."""
@@ -172,13 +174,13 @@ class Shipping:
             return False
         failed = in_a_row = 0
         for run in self.folder.run_folders():
-            if run.path in self._ended:
+            if self._ended.get(run.path) == run.journal.stat().st_size:
                 continue
             replay = self._runs.setdefault(run.path, Replay(run, self.uri, self._client))
             if self._ship(replay):
                 in_a_row = 0
                 if replay.ended:
-                    self._ended.add(run.path)
+                    self._ended[run.path] = replay.state["offset"]
                     del self._runs[run.path]
             else:
                 failed, in_a_row = failed + 1, in_a_row + 1
@@ -199,7 +201,11 @@ class Shipping:
     def _ship(self, replay: Replay) -> bool:
         before = replay.state["offset"]
         try:
-            replay.ship()
+            with journal_held(replay.folder) as held:
+                if not held:  # it is being cut by a worker that goes on with the run: in the next look
+                    return True
+                replay.refresh()
+                replay.ship()
         except Exception as error:  # whatever a store does wrong must not end the shipper; the sweep is told at its end
             replay.fail(error)
             return False

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -29,10 +29,14 @@ from omegaconf import DictConfig, OmegaConf
 from gradlab.config import Config, build_config
 from gradlab.interruption import Interrupted, Interruption
 from gradlab.record import Place
+from gradlab.resume.beginning import Resumption
+from gradlab.resume.together import align
+from gradlab.resume.which import recorded
 from gradlab.run import Outcome, is_out_of_memory, run_together
 from gradlab.sweeps.identity import flatten
 from gradlab.sweeps.planning import SIZES
 from gradlab.tracking.folder import RunFolder
+from gradlab.tracking.journal import metric_rows
 
 if TYPE_CHECKING:
     from gradlab.data.datasets import Dataset
@@ -181,23 +185,48 @@ def _config(composed: dict[str, Any]) -> Config:
 def _train_at_once(
     points: list[Message], command: Message, interruption: Interruption, images: Images, report: Any
 ) -> Iterator[Message]:
-    """Train points as one run or one population.
+    """Train points as one run or one population; those that go on, from their checkpoints.
 
     Nothing that a point does wrong ends the worker, short of its death. What a population does wrong is nobody's fault yet:
     its points are handed back, to be trained one by one.
     """
     began = time.perf_counter()
     folders = [RunFolder(Path(point["folder"])) for point in points]
+    together = tuple(point["point"] for point in points) if len(points) > 1 else ()
+    settled: set[str] = set()
     outcomes: list[Message]
+
+    def settling(point: str) -> Callable[[Outcome], None]:
+        def settle(outcome: Outcome) -> None:
+            settled.add(point)
+            report.tell(point=point, seconds=time.perf_counter() - began, **_told(outcome))
+
+        return settle
+
     with _printing_to(folders[0].console):
         try:
             _as_new()
-            configs = [dataclasses.replace(_config(point["config"]), run_name=point["name"]) for point in points]
+            configs = [dataclasses.replace(_config_of(point), run_name=point["name"]) for point in points]
+            resumptions = None
+            if all(point["goes_on"] for point in points):
+                resumptions = [
+                    Resumption(*each) for each in zip(folders, [False] * len(points), configs, configs, strict=True)
+                ]
+                _tell_of_before(points, folders, align(folders), report)
             places = [
-                Place(folder, command["parent"], point["point"], interruption, images.load, report)
+                Place(
+                    folder,
+                    command["parent"],
+                    point["point"],
+                    interruption,
+                    images.load,
+                    report,
+                    together,
+                    settling(point["point"]),
+                )
                 for folder, point in zip(folders, points, strict=True)
             ]
-            outcomes = [_told(outcome) for outcome in run_together(configs, command["command"], places)]
+            outcomes = [_told(outcome) for outcome in run_together(configs, command["command"], places, resumptions)]
         except Interrupted:
             outcomes = [{"event": "done", "status": "killed", "reason": "interrupted", "metrics": {}}] * len(points)
         except BaseException as error:
@@ -210,7 +239,23 @@ def _train_at_once(
             outcomes = [outcome] * len(points)
     seconds = (time.perf_counter() - began) / len(points)
     for point, outcome in zip(points, outcomes, strict=True):
-        yield {"point": point["point"], "seconds": seconds, **outcome}
+        if point["point"] not in settled:
+            yield {"point": point["point"], "seconds": seconds, **outcome}
+
+
+def _config_of(point: Message) -> Config:
+    """The configuration of a point; of one that goes on with the rate that it had found, if it had."""
+    config = _config(point["config"])
+    return _config(recorded(RunFolder(Path(point["folder"])))) if point["goes_on"] and config.find_lr else config
+
+
+def _tell_of_before(points: list[Message], folders: list[RunFolder], steps: int, report: Any) -> None:
+    """The validations that runs had, up to the step from which they go on, for whoever compares them."""
+    for point, folder in zip(points, folders, strict=True):
+        for step, row in metric_rows(folder.journal):
+            if step <= steps and "val/accuracy" in row and "val/loss" in row:
+                val, loss = row["val/accuracy"], row["val/loss"]
+                report.tell(event="validated", point=point["point"], step=step, val=val, loss=loss)
 
 
 def _told(outcome: Outcome) -> Message:
@@ -229,12 +274,15 @@ def _as_new() -> None:
 
 
 def progress_report(events: IO[str]) -> Any:
-    """Lightning's callback that tells the sweep how a point gets on."""
+    """Lightning's callback that tells the sweep how a point gets on; ``tell`` tells anything else, at any time."""
     from gradlab.lightning import pl
 
     class ProgressReport(pl.Callback):
         def __init__(self) -> None:
             self.told = 0.0
+
+        def tell(self, **content: Any) -> None:
+            _tell(events, **content)
 
         def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             if time.monotonic() - self.told > RHYTHM:
@@ -243,7 +291,7 @@ def progress_report(events: IO[str]) -> Any:
                 val = max((value for value in found if value is not None), default=None)
                 step = max(learner.ledger.steps_done for learner in module.learners)
                 steps = module.learners[0].horizon.total_steps
-                _tell(events, event="progress", step=step, steps=steps, val=val)
+                self.tell(event="progress", step=step, steps=steps, val=val)
 
         def on_validation_end(self, trainer: Any, module: Any) -> None:
             if trainer.sanity_checking:
@@ -252,7 +300,7 @@ def progress_report(events: IO[str]) -> Any:
                 ledger = learner.ledger
                 if not module.is_over(learner):
                     val, loss = ledger.last_val["val/accuracy"], ledger.last_val["val/loss"]
-                    _tell(events, event="validated", point=learner.point, step=ledger.steps_done, val=val, loss=loss)
+                    self.tell(event="validated", point=learner.point, step=ledger.steps_done, val=val, loss=loss)
 
     return ProgressReport()
 

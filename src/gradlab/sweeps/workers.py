@@ -33,10 +33,11 @@ class Worker(abc.ABC):
         return self.ready and not self.points and self.measuring is None
 
     def run(self, points: list[Point], folders: list[Path], parent: str, command: list[str]) -> None:
-        """Have it train ``points``, each in a folder of its own; several as a population."""
+        """Have it train ``points``, each in a folder of its own; several as a population. Those that go on are in theirs."""
         self.points, self.said = [*self.points, *points], {}
         told = [
             {"point": point.id, "name": point.name, "config": point.config.composed, "folder": str(folder)}
+            | {"goes_on": point.goes_on}
             for point, folder in zip(points, folders, strict=True)
             if point.config is not None
         ]

@@ -54,6 +54,18 @@ def _owner(descriptor: int) -> str:
 
 
 @contextlib.contextmanager
+def journal_held(folder: RunFolder) -> Iterator[bool]:
+    """Holds a journal for a moment, for shipping it, and says whether it was to be had: see ``unshipped``."""
+    with folder.journal.open() as journal:
+        try:
+            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+@contextlib.contextmanager
 def unshipped(folder: RunFolder, say: Callable[[str], None]) -> Iterator[None]:
     """Within it, nobody ships the journal. The shipper of a run that was killed ends by itself, and is waited for.
 

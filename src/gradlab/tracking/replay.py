@@ -71,6 +71,13 @@ class Replay:
         """How many records of the journal are not in the store."""
         return sum(1 for _ in records(self.folder.journal, self.state["offset"])) if self.folder.journal.exists() else 0
 
+    def refresh(self) -> None:
+        """Go back to where the file says, if whoever goes on with the run has set it back: see ``retaking.cut``."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            recorded = json.loads(self.folder.shipped.read_text())
+            if recorded["tracking_uri"] == self.state["tracking_uri"] and recorded["offset"] < self.state["offset"]:
+                self.state.update(recorded)
+
     def ship(self) -> None:
         """Ship what the journal holds and the store does not. Raises whatever the store raises; may be called again."""
         if self._client is None and self.state["run_id"] and not self._run_exists():
