@@ -64,7 +64,7 @@ def places(folder: Path, members: int, report: pl.Callback, interruption: Interr
     together = tuple(str(k) for k in range(members))
     one = interruption or Interruption()
     return [
-        Place(RunFolder(each), "parent", name, one, lambda data: data.load(), report, together)  # type: ignore[attr-defined]
+        Place(RunFolder(each), "parent", name, one, lambda data: data.load(), report, together)
         for each, name in zip(folders, together, strict=True)
     ]
 
@@ -124,12 +124,12 @@ def test_a_population_that_is_killed_goes_on_in_the_same_bits(compose: Compose, 
 
 
 class GivesUp(pl.Callback):
-    """As a sweep that gives a member up after ``step``; notes which of the others trained on after its end."""
+    """As a sweep that gives a member up after ``step``."""
 
     def __init__(self, interruption: Interruption, step: int) -> None:
         self.interruption = interruption
         self.step = step
-        self.settled_at: dict[str, int] = {}
+        self.now = 0
 
     def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
         self.now = max(learner.ledger.steps_done for learner in module.learners)
@@ -141,15 +141,17 @@ def test_who_diverges_or_is_given_up_leaves_at_once_and_changes_no_bit_of_the_ot
     compose: Compose, tmp_path: Path
 ) -> None:
     rates = ("0.01", "0.05", "1e30", "0.002")
-    apart = configs(compose, tmp_path, "optimizer=sgd", rates=("0.01", "0.05", "1e30", "0.002"))
+    apart = configs(compose, tmp_path, "optimizer=sgd", rates=rates)
     alone = [run_together([apart[k]], ["train.py"])[0] for k in (0, 3)]
     interruption = Interruption()
     report = GivesUp(interruption, 12)
     told: dict[str, tuple[str, int]] = {}
+
+    def settling(name: str) -> Callable[[Outcome], None]:
+        return lambda outcome: told.update({name: (outcome.status, report.now)})
+
     seats = [
-        dataclasses.replace(
-            place, settled=lambda outcome, name=place.point: told.update({name: (outcome.status, report.now)})
-        )
+        dataclasses.replace(place, settled=settling(place.point))
         for place in places(tmp_path / "population", len(rates), report, interruption)
     ]
     found = run_together(apart, ["train.py"], seats)
