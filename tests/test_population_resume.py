@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gradlab.lightning import pl
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -19,6 +18,7 @@ from omegaconf import DictConfig
 from gradlab.checkpoints import load_checkpoint
 from gradlab.config import Config, build_config
 from gradlab.interruption import Interruption
+from gradlab.lightning import pl
 from gradlab.record import Place
 from gradlab.resume.beginning import Resumption
 from gradlab.resume.together import align
