@@ -1,5 +1,7 @@
 """Which points are trained at once, how many, and what is remembered of it."""
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,12 @@ from gradlab.config import Config, build_config
 from gradlab.errors import ConfigError
 from gradlab.sweeps.grouping import group_of, parcels
 from gradlab.sweeps.planning import Measured, Memory, plan
+from gradlab.sweeps.plans import Plans, pinned
+from gradlab.sweeps.record import Point
 from gradlab.sweeps.seats import Seat
 from gradlab.sweeps.settings import launching
+from gradlab.tracking.folder import SweepFolder
+from gradlab.tracking.journal import Journal, records
 
 Compose = Callable[..., DictConfig]
 GIB = 1 << 30
@@ -113,7 +119,7 @@ def test_what_a_run_costs_beside_its_steps_counts() -> None:
 
 
 def test_a_plan_says_what_it_was_chosen_from() -> None:
-    told = str(plan(PACES[:2], 8, 1000, 8 * GIB, remembered=True))
+    told = str(plan(PACES[:2], 8, 1000, 8 * GIB, how="remembered"))
     assert told == "4 at once; a step takes, for each, 400 µs alone, 150 µs 4 at once (remembered)"
 
 
@@ -130,9 +136,72 @@ def test_measurements_are_remembered_for_group_and_seat(tmp_path: Path) -> None:
 
 def test_the_launchers_setting_is_checked() -> None:
     usual: dict[str, Any] = {"workers": None, "runs_per_gpu": 1, "fail_fast": False}
-    usual |= {"early_stopping": "none", "reduction_factor": 3.0, "first_rung": "10%", "judged_by": None}
+    usual |= {"early_stopping": "none", "reduction_factor": 3.0, "first_rung": "10%", "judged_by": None, "plan": None}
     members = {told: launching({**usual, "population": told}).members for told in ("auto", "off", False, 8)}
     assert members == {"auto": None, "off": 1, False: 1, 8: 8}
+    with pytest.raises(ConfigError, match=r"hydra\.launcher\.plan and hydra\.launcher\.population=8 both say how many"):
+        launching({**usual, "population": 8, "plan": "outputs"})
     for wrong in (1, 0, -2, "many", 2.5, True, None):
         with pytest.raises(ConfigError, match=r"hydra\.launcher\.population must be auto, off or a whole number ≥ 2"):
             launching({**usual, "population": wrong})
+
+
+def test_what_does_not_fit_is_told_with_the_reason(compose: Compose) -> None:
+    told = str(plan([*PACES[:2], Measured(8, math.inf, 3 * GIB)], 32, 1000, 4 * GIB))
+    assert told == (
+        "4 at once; a step takes, for each, 400 µs alone, 150 µs 4 at once; 8 at once would take 3 GiB, and a worker may take 2 GiB "
+        "(measured)"
+    )
+
+
+def sweep_with(folder: Path) -> tuple[SweepFolder, Journal]:
+    folder.mkdir()
+    sweep = SweepFolder(folder)
+    return sweep, Journal(sweep.journal)
+
+
+def points_of(compose: Compose, count: int) -> list[Point]:
+    configs = [config(compose, f"optimizer.lr={rate}") for rate in range(1, count + 1)]
+    return [Point(str(number), f"lr={number}", [], each) for number, each in enumerate(configs)]
+
+
+def test_a_plan_is_on_record_kept_by_a_resumed_sweep_and_taken_over_by_name(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    points = points_of(compose, 32)
+    group = group_of(config(compose))
+    assert group is not None
+    folder, journal = sweep_with(tmp_path / "one")
+    seat = Seat(1, "")
+    plans = Plans(folder, journal, seat, "")
+    assert plans.known(group, points, 8 * GIB) is None
+    assert plans.measured(group, points, PACES, 8 * GIB).members == 8
+    kept = json.loads((folder.path / "plan.json").read_text())
+    (entry,) = kept["groups"]
+    assert (entry["members"], entry["how"], entry["about"]) == (8, "measured", "32 points of adamw")
+    assert [one["members"] for one in entry["measured"]] == [1, 4, 8, 16]
+    (tags,) = [record["tags"] for record, _ in records(folder.journal) if record["kind"] == "tags"]
+    assert tags["gradlab.plan"].startswith("32 points of adamw: 8 at once; a step takes, for each, 400 µs alone")
+    # Resumed with other memory free: as before. Another sweep: from what is remembered, and from the plan that it names.
+    assert (again := Plans(folder, journal, seat, "").known(group, points, GIB)) is not None
+    assert (again.members, again.way) == (8, "8 at once (as before)")
+    other, its_journal = sweep_with(tmp_path / "other")
+    assert (recalled := Plans(other, its_journal, seat, "").known(group, points, GIB // 2)) is not None
+    assert recalled.way == "alone (remembered)"
+    third, third_journal = sweep_with(tmp_path / "third")
+    for named in (folder.path, folder.path / "plan.json"):
+        assert (taken := Plans(third, third_journal, seat, "", pinned(str(named))).known(group, points, 0)) is not None
+        assert taken.way == "8 at once (pinned)"
+    for each in (journal, its_journal, third_journal):
+        each.close()
+
+
+@pytest.mark.parametrize(
+    "content", [None, "[", '{"version": 1, "groups": [{"group": "a", "members": 0}]}', '{"version": 2, "groups": []}']
+)
+def test_a_plan_that_is_none_is_refused(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"hydra\.launcher\.plan=.* holds no plan .*hydra\.launcher\.population"):
+        pinned(str(tmp_path))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from mlflow import MlflowClient
 from omegaconf import DictConfig
 
@@ -205,7 +206,8 @@ def test_a_sweep_of_populations_that_is_killed_goes_on_with_them(compose: Compos
     for run in runs:
         result = json.loads((run / "result.json").read_text())
         assert result["population"] == 3
-        found[run.name.partition("_lr=")[2]] = result["parameters_sha256"], result["metrics"]["test/accuracy"]
+        rate = float(yaml.safe_load((run / "config.yaml").read_text())["optimizer"]["lr"])
+        found[rate] = result["parameters_sha256"], result["metrics"]["test/accuracy"]
         kinds = [record["kind"] for record, _ in records(run / "journal.jsonl")]
         assert (kinds.count("run"), kinds.count("resumed"), kinds.count("end")) == (1, 1, 1)
         stored = client.get_run(json.loads((run / "mlflow.json").read_text())["run_id"])
@@ -216,4 +218,4 @@ def test_a_sweep_of_populations_that_is_killed_goes_on_with_them(compose: Compos
     for rate in rates:
         (alone,) = run_together([build_config(compose(*own, f"optimizer.lr={rate}"))], ["train.py"])
         result = json.loads((alone.folder / "result.json").read_text())
-        assert found[rate] == (result["parameters_sha256"], result["metrics"]["test/accuracy"])
+        assert found[float(rate)] == (result["parameters_sha256"], result["metrics"]["test/accuracy"])

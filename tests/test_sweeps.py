@@ -235,7 +235,13 @@ def test_names_have_the_digits_that_keep_them_apart(compose: Compose) -> None:
 GIB = 1 << 30
 
 
-UNSTOPPED: Any = {"early_stopping": "none", "reduction_factor": 3.0, "first_rung": "10%", "judged_by": None}
+UNSTOPPED: Any = {
+    "early_stopping": "none",
+    "reduction_factor": 3.0,
+    "first_rung": "10%",
+    "judged_by": None,
+    "plan": None,
+}
 
 
 def test_a_cpu_has_a_worker_for_each_core_that_memory_carries(compose: Compose) -> None:

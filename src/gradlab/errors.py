@@ -39,3 +39,12 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     swapped = [option for option in options if sorted(option) == sorted(name)]
     near = swapped[:1] or difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that the memory of the device, or of the machine, did not suffice."""
+    if error.__cause__ is not None and is_out_of_memory(error.__cause__):
+        return True
+    # torch's CPU allocator raises a plain RuntimeError, CUDA's a subclass named OutOfMemoryError.
+    said = isinstance(error, RuntimeError) and ("memory" in str(error) or "bad_alloc" in str(error))
+    return isinstance(error, MemoryError) or said

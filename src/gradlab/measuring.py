@@ -13,6 +13,7 @@ import torch
 
 from gradlab.classifier import Classifier
 from gradlab.config import Config
+from gradlab.errors import is_out_of_memory
 from gradlab.population import Population
 from gradlab.prepare import lightning_trainer, prepare
 from gradlab.tracking.journal import Journal
@@ -30,8 +31,8 @@ class Pace:
     """What was measured of one size.
 
     members: trained at once; 1 for a run alone.
-    seconds: of a step, for each member; the lower quartile.
-    memory: bytes that the training took at its peak; 0 where that cannot be told.
+    seconds: of a step, for each member; the lower quartile. Infinity where there is not the memory for it.
+    memory: bytes that the training took at its peak, or would take; 0 where that cannot be told.
     """
 
     members: int
@@ -39,10 +40,14 @@ class Pace:
     memory: int
 
 
-def measure(config: Config, splits: "Splits", sizes: Sequence[int], seconds: float) -> list[Pace]:
-    """The pace of each of ``sizes``, smallest first, until one is no better or ``seconds`` have gone by.
+def measure(
+    config: Config, splits: "Splits", sizes: Sequence[int], seconds: float, memory: int | None = None
+) -> list[Pace]:
+    """The pace of each of ``sizes``, smallest first, until one is no better, would not fit, or ``seconds`` have gone by.
 
-    The members are the same run again and again: what a step costs does not depend on its numbers.
+    The members are the same run again and again: what a step costs does not depend on its numbers. A size that by the one
+    before it needs more than ``memory`` bytes is not tried, and is returned with a pace of infinity and what it would need;
+    so is one whose memory could not be had.
     """
     began = time.perf_counter()
     paces: list[Pace] = []
@@ -52,7 +57,17 @@ def measure(config: Config, splits: "Splits", sizes: Sequence[int], seconds: flo
         # One size takes about as long as all of the smaller ones before it.
         if len(paces) > 2 and (paces[-1].seconds > NO_BETTER * best or spent > seconds / 2):
             break
-        paces.append(_pace(config, splits, size))
+        needed = paces[-1].memory * size // paces[-1].members if paces else 0
+        if memory is not None and needed > memory:
+            paces.append(Pace(size, float("inf"), needed))
+            break
+        try:
+            paces.append(_pace(config, splits, size))
+        except Exception as error:
+            if not paces or not is_out_of_memory(error):
+                raise
+            paces.append(Pace(size, float("inf"), max(needed, 1)))
+            break
     return paces
 
 

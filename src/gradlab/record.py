@@ -47,6 +47,7 @@ class Place:
     load: gives the images of a dataset, perhaps of the run before.
     report: told of the training's progress.
     together: the points that are trained at once with the run, its own included; empty for a run alone.
+    plan: how many runs are trained at once, and how that was chosen, in words; or None.
     settled: told what the run came to where others are trained on without it; or None.
     """
 
@@ -58,6 +59,7 @@ class Place:
     report: "pl.Callback"
     together: tuple[str, ...] = ()
     settled: "Callable[[Any], None] | None" = None
+    plan: str | None = None
 
 
 class RunRecord:
@@ -85,6 +87,7 @@ class RunRecord:
     ) -> None:
         self.config = config
         self.point = place.point if place else None
+        self.plan = place.plan if place else None
         self.resumed = resumed
         self.lines: list[str] = []
         """What a person is told as the run begins."""

@@ -13,7 +13,7 @@ from gradlab import environment
 from gradlab.config import Config
 from gradlab.devices.launch import Helpers
 from gradlab.disk import full
-from gradlab.errors import DataError, GradlabError
+from gradlab.errors import DataError, GradlabError, is_out_of_memory
 from gradlab.interruption import Interrupted, Interruption
 from gradlab.prepare import check_device_and_libraries, choose_speed, lightning_trainer, prepare
 from gradlab.record import Place, RunRecord
@@ -169,6 +169,7 @@ def run_together(
             for run in runs:
                 run.know(device=device, threads=prepared.threads, data_sha256=splits.fingerprint)
                 run.know(multiply_adds=prepared.calls[0].multiply_adds, population=len(runs))
+                run.know(**({"plan": run.plan} if run.plan else {}))
                 run.known["class_counts"] = balance.counts()
                 run.journal.write("tags", tags={"gradlab.class_imbalance": f"{balance.ratio:.3g}"})
                 run.folder.layers.parent.mkdir(exist_ok=True)
@@ -299,14 +300,6 @@ def _end_recorded(runs: Sequence[RunRecord], interruption: Interruption) -> Iter
                 "Choose a smaller model, a smaller data.batch_size, or another device."
             ) from error
         raise
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that the memory of the device, or of the machine, did not suffice."""
-    if error.__cause__ is not None and is_out_of_memory(error.__cause__):
-        return True
-    # torch's CPU allocator raises a plain RuntimeError, CUDA's a subclass named OutOfMemoryError.
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error))
 
 
 def _device_name(device: "torch.device") -> str:

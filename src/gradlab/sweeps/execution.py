@@ -10,8 +10,8 @@ from types import FrameType
 from gradlab.errors import GradlabError
 from gradlab.sweeps.executors import Executor
 from gradlab.sweeps.grouping import group_of, parcels
-from gradlab.sweeps.planning import Measured, Memory
-from gradlab.sweeps.planning import plan as make_plan
+from gradlab.sweeps.planning import SPARE, Measured, Plan
+from gradlab.sweeps.plans import Plans
 from gradlab.sweeps.record import Point, SweepRecord
 from gradlab.sweeps.resuming import populations
 from gradlab.sweeps.stopping import EarlyStopping
@@ -40,6 +40,7 @@ class Execution:
         journal: of the sweep.
         executor: has the workers.
         population: members of a population; 1 for each point alone, None for what measures fastest.
+        pinned: members of a population, by group; see ``plans.pinned``.
         fail_fast: whether the first failed point ends the execution.
         table: told what happens.
         stopping: of hopeless points; or None.
@@ -52,6 +53,7 @@ class Execution:
         journal: Journal,
         executor: Executor,
         population: int | None,
+        pinned: dict[str, int],
         fail_fast: bool,
         table: Table,
         stopping: EarlyStopping | None = None,
@@ -68,8 +70,7 @@ class Execution:
         self.left: str | None = None
         self._waiting: deque[list[Point]] = deque()
         self._unplanned: dict[str, list[Point]] = {}
-        self._memory = Memory(machine=executor.machine)
-        self.plans: list[str] = []
+        self.plans = Plans(record.folder, journal, executor.seat, executor.machine, pinned)
         self._given_up: list[Point] = []
         self._deaths: dict[str, int] = {}
         self._failed_starts = 0
@@ -183,8 +184,8 @@ class Execution:
         for group, own in groups.items():
             if group is None or len(own) == 1 or self.population is not None:
                 self._waiting.extend(self._parcels(own, self.population or 1))
-            elif recalled := self._memory.recall(group, self.executor.seat):
-                self._decide(own, recalled, remembered=True)
+            elif plan := self.plans.known(group, own, self.executor.memory()):
+                self._follow(plan, own)
             else:
                 self._unplanned[group] = own
 
@@ -198,20 +199,18 @@ class Execution:
             self._waiting.extend([point] for point in points)
             return
         measured = [Measured(**pace) for pace in event["paces"]]
-        self._memory.keep(group, self.executor.seat, measured)
-        self._decide(points, measured, remembered=False)
+        self._follow(self.plans.measured(group, points, measured, self.executor.memory()), points)
 
-    def _decide(self, points: list[Point], measured: list[Measured], *, remembered: bool) -> None:
+    def _follow(self, plan: Plan, points: list[Point]) -> None:
+        """Put the points of a group in line by its plan."""
+        made = self._parcels(points, plan.members)
+        self._waiting.extend(made)
+        for point in points:
+            point.plan = plan.way
         config = points[0].config
         assert config is not None
-        steps = config.horizon.total_steps
-        plan = make_plan(measured, len(points), steps, self.executor.memory(), remembered)
-        self._waiting.extend(self._parcels(points, plan.members))
-        told = f"{len(points)} points of {config.optimizer_name}: {plan}"
-        self.table.say(told)
-        self.plans.append(told)
-        with contextlib.suppress(OSError):  # a full disk
-            self.journal.write("tags", tags={"gradlab.plan": "\n".join(self.plans)})
+        parts = f" in {len(made)} populations" if plan.members > 1 else ""
+        self.table.say(f"{len(points)} points of {config.optimizer_name}{parts}: {plan}")
 
     def _parcels(self, points: list[Point], size: int) -> list[list[Point]]:
         """``points`` as a worker takes them: those of a group together."""
@@ -241,7 +240,7 @@ class Execution:
         if group is not None and self._stop_at is None:
             config = self._unplanned[group][0].config
             assert config is not None
-            worker.measure(group, config)
+            worker.measure(group, config, int(SPARE * self.executor.memory()))
             return True
         while self._waiting and self._stop_at is None:
             points, folders = [], []
@@ -286,7 +285,16 @@ class Execution:
                 raise GradlabError(f"The sweep's workers cannot start: {reason}. {said}")
         untouched = [point for point in points if point.id not in worker.begun]
         self._put_back(untouched)
-        for point in [point for point in points if point not in untouched]:
+        begun = [point for point in points if point not in untouched]
+        if len(begun) > 1 and "SIGKILL" in reason and self._stop_at is None:
+            # The system's way of saying that memory is short: fewer at once.
+            for point in begun:
+                self._bury(point, "failed", reason)
+                point.status, point.reason = "waiting", reason
+                self._ended(point)
+            self._divide(begun, {"memory": True, "reason": reason})
+            return
+        for point in begun:
             if self._stop_at is not None:
                 self._bury(point, "killed", "interrupted")
                 self._settle(point, "killed", "interrupted", {})

@@ -42,6 +42,7 @@ class Point:
     tries: how many runs were begun for it.
     reason: why it failed, was pruned or was killed.
     together: the ids of the points with which its last run was trained at once, its own included; of one alone empty.
+    plan: how many are trained at once with it, and how that was chosen, in words; None for one that is always trained alone.
     goes_on: whether its last run is gone on with, from its checkpoint, rather than another one begun.
     """
 
@@ -54,6 +55,7 @@ class Point:
     tries: int = 0
     reason: str | None = None
     together: tuple[str, ...] = field(default=(), repr=False)
+    plan: str | None = field(default=None, repr=False)
     goes_on: bool = field(default=False, repr=False)
 
     @property
@@ -114,7 +116,8 @@ class SweepRecord:
 
 
 def _plain(point: Point) -> dict[str, Any]:
-    return {key: value for key, value in vars(point).items() if key not in ("config", "together", "goes_on")}
+    ours = ("config", "together", "plan", "goes_on")
+    return {key: value for key, value in vars(point).items() if key not in ours}
 
 
 def read(folder: SweepFolder) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from gradlab.sweeps import identity, resuming
 from gradlab.sweeps.composition import Explain, compose_all
 from gradlab.sweeps.execution import Execution
 from gradlab.sweeps.executors import executor, places
+from gradlab.sweeps.plans import pinned
 from gradlab.sweeps.record import DONE, PRUNED, Point, SweepRecord, lock, restore, result_of
 from gradlab.sweeps.seats import Seat, gpus_here
 from gradlab.sweeps.settings import Launching
@@ -121,6 +122,7 @@ class Session:
                 raise ConfigError("trainer=cuda was asked for, and CUDA_VISIBLE_DEVICES names no device.")
         ids, new, swept = self._points([overrides for overrides, _ in built], configs)
         check_rungs(new, settings)
+        pinned(settings.plan)
         return configs, seats, ids, new, swept
 
     def _points(self, overrides: list[list[str]], configs: list[Config]) -> tuple[list[str], list[Point], list[str]]:
@@ -245,6 +247,7 @@ class Session:
                 self._journal,
                 executor(settings, seats, record, self._lock),
                 settings.members,
+                pinned(settings.plan),
                 settings.fail_fast,
                 table,
                 stopping(settings, record.folder),

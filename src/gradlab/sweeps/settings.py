@@ -28,6 +28,7 @@ class Launching:
     fail_fast: whether the first failed point ends the sweep.
     population: ``auto`` trains points that differ in numbers only (``sweeps/grouping.py``) at once, as many as measure
         fastest; ``off`` trains each alone, and a number ≥ 2 so many at once.
+    plan: the folder of an earlier sweep, or its plan.json: as many points of a group are trained at once as there; or null.
     early_stopping: ``none``; ``asha``, which judges a setting once at each rung; or ``halving``, which judges it again when
         others arrive there (see ``halving``).
     reduction_factor: of n settings at a rung the best n/reduction_factor go on, rounded up; above 1.
@@ -42,6 +43,7 @@ class Launching:
     runs_per_gpu: int
     fail_fast: bool
     population: Any
+    plan: str | None
     early_stopping: str
     reduction_factor: float
     first_rung: str
@@ -56,7 +58,10 @@ class Launching:
         number = isinstance(self.population, int) and not isinstance(self.population, bool) and self.population >= 2
         if not (number or self.population is False or self.population in ("auto", "off")):
             raise FieldError("population", f"must be auto, off or a whole number ≥ 2, not '{self.population}'")
-
+        if self.plan is not None and self.population != "auto":
+            raise FieldError(
+                "plan", f"and hydra.launcher.population={self.population} both say how many: take one away"
+            )
         check_option(self, "early_stopping", EARLY_STOPPING)
         check_number(self, "reduction_factor", above=1)
         first = duration_of(self, "first_rung")

@@ -27,12 +27,13 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 from omegaconf import DictConfig, OmegaConf
 
 from gradlab.config import Config, build_config
+from gradlab.errors import is_out_of_memory
 from gradlab.interruption import Interrupted, Interruption
 from gradlab.record import Place
 from gradlab.resume.beginning import Resumption
 from gradlab.resume.together import align
 from gradlab.resume.which import recorded
-from gradlab.run import Outcome, is_out_of_memory, run_together
+from gradlab.run import Outcome, run_together
 from gradlab.sweeps.identity import flatten
 from gradlab.sweeps.planning import SIZES
 from gradlab.tracking.folder import RunFolder
@@ -115,7 +116,7 @@ def main() -> NoReturn:
     for command in commands.points():
         _tell(events, event="begun", points=[point["point"] for point in command.get("points", [])])
         if command["do"] == "measure":
-            _tell(events, event="measured", **measure(command["config"], images))
+            _tell(events, event="measured", **measure(command["config"], command["memory"], images))
             continue
         for event in train(command, commands.interruption, images, report):
             _tell(events, **event)
@@ -146,8 +147,8 @@ def train(command: Message, interruption: Interruption, images: Images, report: 
         yield from _train_at_once(points, command, interruption, images, report)
 
 
-def measure(composed: dict[str, Any], images: Images) -> Message:
-    """The paces of a configuration alone and in populations, and why it has none, if it has none."""
+def measure(composed: dict[str, Any], memory: int, images: Images) -> Message:
+    """The paces of a configuration alone and in populations of at most ``memory`` bytes; and why it has none, if it has none."""
     if obstacle := _obstacle(composed):
         return {"paces": [], "obstacle": obstacle}
     from gradlab import measuring
@@ -156,7 +157,7 @@ def measure(composed: dict[str, Any], images: Images) -> Message:
         _as_new()
         config = _config(composed)
         splits = images.load(config.data)
-        paces = measuring.measure(config, splits, SIZES, MEASURING)
+        paces = measuring.measure(config, splits, SIZES, MEASURING, memory)
     except Exception as error:  # its points will say so themselves
         return {"paces": [], "obstacle": f"{type(error).__name__} while it was measured"}
     return {"paces": [dataclasses.asdict(pace) for pace in paces], "obstacle": None}
@@ -223,6 +224,7 @@ def _train_at_once(
                     report,
                     together,
                     settling(point["point"]),
+                    point["plan"],
                 )
                 for folder, point in zip(folders, points, strict=True)
             ]

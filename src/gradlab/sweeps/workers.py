@@ -37,16 +37,16 @@ class Worker(abc.ABC):
         self.points, self.said = [*self.points, *points], {}
         told = [
             {"point": point.id, "name": point.name, "config": point.config.composed, "folder": str(folder)}
-            | {"goes_on": point.goes_on}
+            | {"goes_on": point.goes_on, "plan": point.plan}
             for point, folder in zip(points, folders, strict=True)
             if point.config is not None
         ]
         self.send({"do": "run", "points": told, "parent": parent, "command": command})
 
-    def measure(self, group: str, config: Config) -> None:
-        """Have it measure how fast the points of ``group``, of which ``config`` is one, are trained."""
+    def measure(self, group: str, config: Config, memory: int) -> None:
+        """Have it measure how fast the points of ``group``, of which ``config`` is one, are trained, within ``memory`` bytes."""
         self.measuring = group
-        self.send({"do": "measure", "config": config.composed})
+        self.send({"do": "measure", "config": config.composed, "memory": memory})
 
     def prune(self, point: Point, reason: str) -> None:
         """Have it end ``point``, and no other, after the step that it is in."""

@@ -1,0 +1,109 @@
+"""The plans of a sweep: for each group of points how many are trained at once, from where that is known, and on record.
+
+``plan.json`` in the sweep's folder has the choices and what they were made from, for readers, for a resumed sweep, which keeps
+them, and for ``hydra.launcher.plan``, by which another sweep takes them over.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gradlab.data.cache import key_of
+from gradlab.errors import ConfigError
+from gradlab.sweeps.planning import Measured, Memory, Plan
+from gradlab.sweeps.planning import plan as make_plan
+from gradlab.sweeps.record import Point
+from gradlab.sweeps.seats import Seat
+from gradlab.tracking.folder import SweepFolder, write_atomically
+from gradlab.tracking.journal import Journal
+
+FILE = "plan.json"
+
+
+class Plans:
+    """The plans of one sweep.
+
+    Args:
+        folder: of the sweep.
+        journal: of the sweep, for its record.
+        seat: what each worker may use.
+        machine: whose measurements are remembered; see ``planning.Memory``.
+        pinned: members by group, from another sweep: see ``pinned``.
+    """
+
+    def __init__(
+        self, folder: SweepFolder, journal: Journal, seat: Seat, machine: str, pinned: dict[str, int] | None = None
+    ) -> None:
+        self.file = folder.path / FILE
+        self.journal = journal
+        self.seat = seat
+        self.pinned = pinned or {}
+        self._memory = Memory(machine=machine)
+        self._made: dict[str, dict[str, Any]] = {}
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            self._made = {entry["group"]: entry for entry in json.loads(self.file.read_text())["groups"]}
+
+    def known(self, group: str, points: Sequence[Point], memory: int) -> Plan | None:
+        """The plan of a group, if none has to be measured for it: pinned, that of the sweep before it was resumed, or remembered."""
+        key = key_of(group)
+        if key in self.pinned:
+            return self._on_record(group, points, Plan(self.pinned[key], (), "pinned"))
+        if key in self._made:
+            return Plan(int(self._made[key]["members"]), (), "as before")
+        recalled = self._memory.recall(group, self.seat)
+        return self._chosen(group, points, recalled, memory, "remembered") if recalled else None
+
+    def measured(self, group: str, points: Sequence[Point], paces: Sequence[Measured], memory: int) -> Plan:
+        """The plan that follows from a measurement, which is remembered."""
+        self._memory.keep(group, self.seat, paces)
+        return self._chosen(group, points, paces, memory, "measured")
+
+    def _chosen(self, group: str, points: Sequence[Point], paces: Sequence[Measured], memory: int, how: str) -> Plan:
+        assert points[0].config is not None
+        steps = points[0].config.horizon.total_steps
+        return self._on_record(group, points, make_plan(paces, len(points), steps, memory, how))
+
+    def _on_record(self, group: str, points: Sequence[Point], plan: Plan) -> Plan:
+        assert points[0].config is not None
+        about = f"{len(points)} points of {points[0].config.optimizer_name}"
+        entry = {"group": key_of(group), "about": about, "told": str(plan), **dataclasses.asdict(plan)}
+        self._made[entry["group"]] = entry
+        with contextlib.suppress(OSError):  # a full disk
+            write_atomically(
+                self.file, json.dumps({"version": 1, "groups": list(self._made.values())}, indent=1) + "\n"
+            )
+            self.journal.write("tags", tags={"gradlab.plan": "\n".join(self.lines)})
+            self.journal.artifact(self.file)
+        return plan
+
+    @property
+    def lines(self) -> list[str]:
+        """The plans in words."""
+        return [f"{entry['about']}: {entry['told']}" for entry in self._made.values()]
+
+
+def pinned(given: str | None) -> dict[str, int]:
+    """The members by group in the plan of an earlier sweep: ``given`` is its folder, or its ``plan.json``.
+
+    Raises:
+        ConfigError: there is no plan.
+    """
+    if given is None:
+        return {}
+    path = Path(given).expanduser()
+    file = path / FILE if path.is_dir() else path
+    try:
+        content = json.loads(file.read_text())
+        found = {str(entry["group"]): int(entry["members"]) for entry in content["groups"]}
+        if content["version"] != 1 or any(members < 1 for members in found.values()):
+            raise ValueError("of another version, or damaged")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(
+            f"hydra.launcher.plan={given}: {file} holds no plan ({said}). Name the folder of a sweep whose points were trained in "
+            f"populations, or its {FILE}; or say how many at once by hydra.launcher.population."
+        ) from error
+    return found
