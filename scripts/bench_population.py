@@ -1,6 +1,7 @@
 """Many learning rates at once: what a step costs for each of K runs, by every way to train them, side by side in one run.
 
     .venv/bin/python scripts/bench.py --population [--data ../shared/data] [--only digits+mlp]
+    .venv/bin/python scripts/bench.py --population --only command    the whole command against separate ones
 
 * ``plain loop``: hand-written PyTorch as tutorials have it, one run after the other, with all cores' threads.
 * ``plain loop ×2``: the same in as many processes as there are cores, a thread each.
@@ -10,6 +11,10 @@
 A figure is the time of a step divided by the runs that made it, over all processes. The ways take turns, after a warm-up turn
 each; a row is the median of the turns, with lowest and highest. ``of the floor`` is the share of the machine's own
 matrix-product rate that the useful arithmetic reaches: 6 operations for each multiply-add of the forward pass and image.
+``memory`` is what a process took beside what it had, at its peak, for each member. The planner picks from the same figures.
+
+``command``: ``python train.py -m`` over 32 learning rates from its start to its end, verdict included, and as many separate
+``python train.py``, of which three are run. Results are added to experiments/speed/population_cpu.json, workload by workload.
 """
 
 import contextlib
@@ -17,6 +22,8 @@ import json
 import multiprocessing
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -36,16 +43,23 @@ from gradlab.classifier import Classifier
 from gradlab.config import Config, build_config
 from gradlab.data.datasets.base import Splits
 from gradlab.entry import CONFIGS
+from gradlab.measuring import forget_peak, peak_memory
 from gradlab.population import Population
 from gradlab.prepare import prepare, prepare_network
+from gradlab.sweeps.planning import Measured, plan
 from gradlab.tracking.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKLOADS = {
-    "digits+mlp": (["data=digits", "model=mlp", "data.batch_size=64"], 32),
-    "mnist+mlp": (["data=mnist", "model=mlp", "data.batch_size=64"], 32),
-    "mnist+lenet": (["data=mnist", "model=lenet", "data.batch_size=64"], 16),
+    "digits+mlp": (["data=digits", "model=mlp", "data.batch_size=64"], 32, 128),
+    "mnist+mlp": (["data=mnist", "model=mlp", "data.batch_size=64"], 32, 128),
+    "mnist+lenet": (["data=mnist", "model=lenet", "data.batch_size=64"], 16, 32),
 }
+"""Overrides, the runs of the sweep, and the largest population that is measured."""
+COMMAND = ["optimizer=adam", "data.batch_size=64"]
+RATES = 32
+EPOCHS = 20
+"""Of the digits: what the promise on the whole command takes for the length of a run."""
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 Steps = Callable[[int], None]
 """Makes so many steps of every run that this process has."""
@@ -130,12 +144,16 @@ def serve(connection: Connection, overrides: list[str]) -> None:
     with contextlib.ExitStack() as cleanup:
         while (asked := connection.recv()) is not None:
             members, threads, count = asked
+            memory = 0
             if members not in made:
+                forget_peak(torch.device("cpu"))
+                memory = peak_memory(torch.device("cpu"))
                 made[members] = plain_loop(config, splits) if members == 0 else ours(config, splits, members, cleanup)
             torch.set_num_threads(threads)
             began = time.perf_counter()
             made[members](count)
-            connection.send(time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            connection.send((seconds, peak_memory(torch.device("cpu")) - memory if memory else 0))
 
 
 @contextlib.contextmanager
@@ -154,13 +172,14 @@ def processes(count: int, overrides: list[str]) -> Iterator[list[Connection]]:
             process.join()
 
 
-def turn(servers: list[Connection], way: Way, steps: int) -> float:
-    """Seconds of a step for each run, over all processes that work at the same time."""
+def turn(servers: list[Connection], way: Way, steps: int) -> tuple[float, int]:
+    """Seconds of a step for each run, over all processes that work at the same time; the first time also bytes for each."""
     busy = servers[: way.processes]
     for server in busy:
         server.send((way.members, way.threads, steps))
-    slowest = max(float(server.recv()) for server in busy)
-    return slowest / steps / max(1, way.members) / way.processes
+    told = [server.recv() for server in busy]
+    runs = max(1, way.members)
+    return max(seconds for seconds, _ in told) / steps / runs / way.processes, max(memory for _, memory in told) // runs
 
 
 def matrix_rate(threads: int) -> float:
@@ -175,53 +194,101 @@ def matrix_rate(threads: int) -> float:
     return 2 * 768**3 / statistics.median(took[2:])
 
 
-def measure(name: str, overrides: list[str], runs: int, turns: int) -> dict[str, Any]:
+def measure(name: str, overrides: list[str], runs: int, largest: int, turns: int) -> dict[str, Any]:
     from gradlab.models.base import build_network
     from gradlab.models.trace import trace
 
     config = compose(overrides)
     work = trace(build_network(config.model, config.spec, 0), config.spec.image_shape)[0].multiply_adds
     cores = len(os.sched_getaffinity(0))
-    chosen = ways(cores, max(runs, 32))
+    chosen = ways(cores, largest)
     seconds: dict[str, list[float]] = {way.name: [] for way in chosen}
+    memory: dict[str, int] = {}
     with processes(cores, overrides) as servers:
         counts = {}
         for way in chosen:  # warm-up, and how many steps make about half a second
-            turn(servers, way, 3)
-            pace = turn(servers, way, 5) * max(1, way.members) * way.processes
-            counts[way.name] = max(5, int(0.5 / pace))
+            memory[way.name] = turn(servers, way, 3)[1]
+            pace = turn(servers, way, 3)[0] * max(1, way.members) * way.processes
+            counts[way.name] = max(3, int(0.5 / pace))
         for _ in range(turns):
             for way in chosen:
-                seconds[way.name].append(turn(servers, way, counts[way.name]))
-    floor = 6 * work * config.batch_examples / matrix_rate(cores)
+                seconds[way.name].append(turn(servers, way, counts[way.name])[0])
+    medians = {way.name: statistics.median(seconds[way.name]) for way in chosen}
+    sizes = [Measured(way.members, cores * medians[way.name], 0) for way in chosen if way.members]
+    picked = plan(sizes, runs, config.horizon.steps_per_epoch * EPOCHS, 1 << 40).members
     return {
         "workload": name,
         "runs": runs,
         "turns": turns,
-        "floor_microseconds": 1e6 * floor,
+        "floor_microseconds": 1e6 * 6 * work * config.batch_examples / matrix_rate(cores),
         "microseconds": {
-            way: {"median": 1e6 * statistics.median(found), "min": 1e6 * min(found), "max": 1e6 * max(found)}
+            way: {"median": 1e6 * medians[way], "min": 1e6 * min(found), "max": 1e6 * max(found)}
             for way, found in seconds.items()
         },
+        "bytes_of_a_member": memory,
+        "picked": "alone" if picked == 1 else f"{picked} at once",
+    }
+
+
+def measure_command(turns: int) -> dict[str, Any]:
+    """Seconds of the whole command, and of one of the separate ones."""
+    fixed = [*COMMAND, f"trainer.max_epochs={EPOCHS}"]
+    sweep = [*fixed, "-m", f"optimizer.lr=logspace(1e-4,1,{RATES})"]
+    took: dict[str, list[float]] = {"sweep": [], "single": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(turns):
+            for kind, arguments in (("sweep", sweep), *[("single", fixed)] * 3):
+                began = time.perf_counter()
+                subprocess.run(
+                    [sys.executable, str(ROOT / "train.py"), *arguments],
+                    cwd=folder,
+                    check=True,
+                    stdout=subprocess.DEVNULL,
+                )
+                took[kind].append(time.perf_counter() - began)
+    return {
+        "workload": "command",
+        "runs": RATES,
+        "turns": turns,
+        "seconds": {
+            kind: {"median": statistics.median(found), "min": min(found), "max": max(found)}
+            for kind, found in took.items()
+        },
+        "times_as_fast": RATES * statistics.median(took["single"]) / statistics.median(took["sweep"]),
     }
 
 
 def main(data: Path, turns: int, only: str | None) -> None:
-    results = []
-    for name, (overrides, runs) in WORKLOADS.items():
+    file = ROOT / "experiments" / "speed" / "population_cpu.json"
+    if only in (None, "command"):
+        add(file, measure_command(max(1, turns // 5)))
+    for name, (overrides, runs, largest) in WORKLOADS.items():
         if only in (None, name):
             root = [f"data.root={data}"] if "data=mnist" in overrides else []
-            results.append(measure(name, overrides + root, runs, turns))
-            show(results[-1])
-    file = ROOT / "experiments" / "speed" / "population_cpu.json"
-    record = {"hardware": environment.processor(), "versions": environment.versions(), "results": results}
-    file.write_text(json.dumps(record, indent=1) + "\n")
+            result = measure(name, overrides + root, runs, largest, turns)
+            show(result)
+            add(file, result)
     print(f"written to {file.relative_to(ROOT)}")
+
+
+def add(file: Path, result: dict[str, Any]) -> None:
+    """Put a workload's result into the record, in place of an earlier one."""
+    results = []
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        results = [one for one in json.loads(file.read_text())["results"] if one["workload"] != result["workload"]]
+    here = {"hardware": environment.processor(), "versions": environment.versions()}
+    results = sorted([*results, {**result, **here}], key=lambda one: str(one["workload"]))
+    file.write_text(json.dumps({"results": results}, indent=1) + "\n")
+    if result["workload"] == "command":
+        sweep, single = (result["seconds"][kind]["median"] for kind in ("sweep", "single"))
+        print(
+            f"{RATES} runs: {sweep:.1f} s as one command, {single:.1f} s each as commands of their own: {result['times_as_fast']:.1f} times as fast"
+        )
 
 
 def show(result: dict[str, Any]) -> None:
     table = Table(title=f"{result['workload']}: µs of a step for each run, on {environment.processor()}")
-    for column in ("way", "median", "lowest–highest", "plain loop is … times as long", "of the floor"):
+    for column in ("way", "median", "lowest–highest", "plain loop is … times as long", "of the floor", "memory"):
         table.add_column(column, justify="left" if column == "way" else "right")
     plain = result["microseconds"]["plain loop"]["median"]
     for way, found in result["microseconds"].items():
@@ -231,5 +298,7 @@ def show(result: dict[str, Any]) -> None:
             f"{found['min']:,.0f}–{found['max']:,.0f}",
             f"{plain / found['median']:.2f}",
             f"{result['floor_microseconds'] / found['median']:.0%}",
+            f"{result['bytes_of_a_member'][way] / 2**20:,.1f} MiB",
         )
+    table.caption = f"for {result['runs']} runs the planner picks: {result['picked']}"
     Console(width=120).print(table)

@@ -77,8 +77,8 @@ def _pace(config: Config, splits: "Splits", size: int) -> Pace:
         for journal in journals:
             cleanup.callback(journal.close)
         device = lightning_trainer(config, []).strategy.root_device
-        _forget_peak(device)
-        before = _memory(device)
+        forget_peak(device)
+        before = peak_memory(device)
         prepared = prepare([config] * size, splits, journals)
         cleanup.callback(prepared.data.close)
         module: Any = Classifier(prepared.learners[0])
@@ -102,10 +102,11 @@ def _pace(config: Config, splits: "Splits", size: int) -> Pace:
                     break
         # The lower quartile: what else runs on the machine makes steps longer, never shorter.
         quartile = statistics.quantiles(took[WARM_UP:], n=4)[0] if len(took) > WARM_UP + 1 else min(took)
-        return Pace(size, quartile / size, max(0, _memory(device) - before))
+        return Pace(size, quartile / size, max(0, peak_memory(device) - before))
 
 
-def _forget_peak(device: torch.device) -> None:
+def forget_peak(device: torch.device) -> None:
+    """Begin to look for the most bytes that are in use at once."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -113,8 +114,8 @@ def _forget_peak(device: torch.device) -> None:
             Path("/proc/self/clear_refs").write_text("5")
 
 
-def _memory(device: torch.device) -> int:
-    """The most bytes that were in use since ``_forget_peak``."""
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that were in use since ``forget_peak``; 0 where that cannot be told."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError):

@@ -1,0 +1,46 @@
+"""What a step costs, and what memory it takes: measured, or known before it is tried that there is not enough."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+from omegaconf import DictConfig
+
+from gradlab import measuring
+from gradlab.config import build_config
+
+Compose = Callable[..., DictConfig]
+
+
+def test_a_size_that_does_not_fit_is_not_tried(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = build_config(compose("trainer=cpu", "tracking=none", "model.hidden=[16]"))
+    splits = config.data.load()
+    tried: list[int] = []
+    pace = measuring._pace
+
+    def noted(config: object, splits: object, size: int) -> measuring.Pace:
+        tried.append(size)
+        found = pace(config, splits, size)  # type: ignore[arg-type]
+        return measuring.Pace(size, found.seconds, size * 1000)
+
+    monkeypatch.setattr(measuring, "_pace", noted)
+    one, two, four = measuring.measure(config, splits, (1, 2, 4), 60, 3000)
+    assert tried == [1, 2]
+    assert 0 < one.seconds < 1
+    assert 0 < two.seconds < 1
+    assert (four.members, four.seconds, four.memory) == (4, math.inf, 4000)
+
+
+def test_a_size_whose_memory_cannot_be_had_ends_the_measurement(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = build_config(compose("trainer=cpu", "tracking=none", "model.hidden=[16]"))
+
+    def short(config: object, splits: object, size: int) -> measuring.Pace:
+        if size > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+        return measuring.Pace(size, 1e-3, 1000)
+
+    monkeypatch.setattr(measuring, "_pace", short)
+    found = measuring.measure(config, config.data.load(), (1, 2, 4), 60)
+    assert [(pace.members, pace.seconds) for pace in found] == [(1, 1e-3), (2, math.inf)]
