@@ -215,7 +215,7 @@ def test_a_sweep_of_populations_that_is_killed_goes_on_with_them(compose: Compos
         rows = [step for step, row in metric_rows(run / "journal.jsonl") if "train/loss" in row]
         assert [metric.step for metric in client.get_metric_history(stored.info.run_id, "train/loss")] == rows
     own = [*shared, "tracking=none", "plots=false", f"output_dir={tmp_path}/alone"]
-    for rate in rates:
-        (alone,) = run_together([build_config(compose(*own, f"optimizer.lr={rate}"))], ["train.py"])
+    for given in rates:
+        (alone,) = run_together([build_config(compose(*own, f"optimizer.lr={given}"))], ["train.py"])
         result = json.loads((alone.folder / "result.json").read_text())
-        assert found[float(rate)] == (result["parameters_sha256"], result["metrics"]["test/accuracy"])
+        assert found[float(given)] == (result["parameters_sha256"], result["metrics"]["test/accuracy"])
