@@ -32,14 +32,14 @@ from gradlab.tracking.journal import metric_rows
 HERE = Path(__file__).parent
 MODELS = {
     "mlp": ["model=mlp", "model.hidden=[32,32]"],
-    "lenet": ["model=lenet", "data=mnist", "data.batch_size=16", "trainer.validate_every=100 steps"],
     "cnn": ["model=cnn", "model.channels=[4,8]", "model.dropout=0.2"],
-    "resnet-9": ["model=resnet", "model.depth=9"],
     "vit": ["model=vit", "model.width=16", "model.heads=2", "model.depth=1", "model.patch=4", "model.dropout=0.1"],
+    "lenet": ["model=lenet", "data=mnist", "data.batch_size=16", "trainer.validate_every=100 steps"],
+    "resnet-9": ["model=resnet", "model.depth=9"],
 }
 SHARED = [
     "trainer=cpu", "trainer.threads=1", "trainer.max_epochs=null", "trainer.max_steps=200", "trainer.log_every=1 steps",
-    "trainer.clip_norm=1", "averaging=ema", "averaging.decay=0.9", "augment=[translate]", "tracking=none", "plots=false",
+    "trainer.clip_norm=1", "augment=[translate]", "tracking=none", "plots=false",
 ]  # fmt: skip
 MEMBERS = [["optimizer.lr=0.001", "seed=0"], ["optimizer.lr=0.0017", "seed=1"], ["optimizer.lr=0.0029", "seed=0"]]
 
@@ -65,12 +65,13 @@ def losses(outcome: Outcome) -> list[float]:
 
 
 def compare(optimizer: str, model: str, precision: str, data: Path, folder: Path) -> dict[str, Any]:
-    schedule = (
-        ["schedule=constant", "averaging=none"]
-        if optimizer.startswith("schedule_free")
-        else ["schedule=cosine", "schedule.warmup=5%"]
+    free = optimizer.startswith("schedule_free")  # it has a schedule and an average of its own
+    around = (
+        ["schedule=constant"]
+        if free
+        else ["schedule=cosine", "schedule.warmup=5%", "averaging=ema", "averaging.decay=0.9"]
     )
-    shared = [*SHARED, *MODELS[model], f"optimizer={optimizer}", f"trainer.precision={precision}", *schedule]
+    shared = [*SHARED, *MODELS[model], f"optimizer={optimizer}", f"trainer.precision={precision}", *around]
     shared += [f"output_dir={folder}"] + ([f"data.root={data}"] if "data=mnist" in shared else [])
     members = [[*shared, *own] for own in MEMBERS]
     began = time.perf_counter()
