@@ -44,3 +44,24 @@ def test_a_size_whose_memory_cannot_be_had_ends_the_measurement(
     monkeypatch.setattr(measuring, "_pace", short)
     found = measuring.measure(config, config.data.load(), (1, 2, 4), 60)
     assert [(pace.members, pace.seconds) for pace in found] == [(1, 1e-3), (2, math.inf)]
+
+
+def test_a_measurement_takes_a_share_of_what_it_is_for(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = build_config(compose("trainer=cpu", "tracking=none", "model.hidden=[16]"))
+    now = 0.0
+
+    def slow(config: object, splits: object, size: int) -> measuring.Pace:
+        nonlocal now
+        now += 7.0 * size
+        return measuring.Pace(size, 1 / size, 1000)
+
+    monkeypatch.setattr(measuring, "_pace", slow)
+    monkeypatch.setattr("gradlab.measuring.time.perf_counter", lambda: now)
+    splits = config.data.load()
+
+    def sizes(work: float) -> list[int]:
+        return [pace.members for pace in measuring.measure(config, splits, (1, 2, 4, 8), 1000, None, work)]
+
+    assert sizes(60) == [1]
+    assert sizes(100) == [1, 2]
+    assert sizes(10_000) == [1, 2, 4, 8]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from omegaconf import DictConfig
 
 from gradlab.config import Config, build_config
@@ -19,6 +20,7 @@ from gradlab.sweeps.seats import Seat
 from gradlab.sweeps.settings import launching
 from gradlab.tracking.folder import SweepFolder
 from gradlab.tracking.journal import Journal, records
+from processes import ROOT
 
 Compose = Callable[..., DictConfig]
 GIB = 1 << 30
@@ -123,20 +125,26 @@ def test_a_plan_says_what_it_was_chosen_from() -> None:
     assert told == "4 at once; a step takes, for each, 400 µs alone, 150 µs 4 at once (remembered)"
 
 
-def test_measurements_are_remembered_for_group_and_seat(tmp_path: Path) -> None:
-    memory = Memory(tmp_path / "paces")
-    assert memory.recall("a", Seat(1, "")) == []
-    memory.keep("a", Seat(1, ""), PACES)
-    assert Memory(tmp_path / "paces").recall("a", Seat(1, "")) == PACES
-    assert memory.recall("b", Seat(1, "")) == memory.recall("a", Seat(2, "")) == memory.recall("a", Seat(1, "0")) == []
+def test_measurements_are_remembered_for_group_seat_and_the_sizes_that_were_possible(tmp_path: Path) -> None:
+    memory, seat = Memory(tmp_path / "paces"), Seat(1, "")
+    assert memory.recall("a", seat, 32) == []
+    memory.keep("a", seat, 32, PACES)
+    assert Memory(tmp_path / "paces").recall("a", seat, 40) == PACES
+    assert (
+        memory.recall("b", seat, 32)
+        == memory.recall("a", Seat(2, ""), 32)
+        == memory.recall("a", Seat(1, "0"), 32)
+        == []
+    )
+    assert memory.recall("a", seat, 31) == memory.recall("a", seat, 64) == []
     (kept,) = (tmp_path / "paces").iterdir()
     kept.write_text("[{")
-    assert memory.recall("a", Seat(1, "")) == []
+    assert memory.recall("a", seat, 32) == []
 
 
 def test_the_launchers_setting_is_checked() -> None:
-    usual: dict[str, Any] = {"workers": None, "runs_per_gpu": 1, "fail_fast": False}
-    usual |= {"early_stopping": "none", "reduction_factor": 3.0, "first_rung": "10%", "judged_by": None, "plan": None}
+    usual: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "hydra" / "launcher" / "gradlab.yaml").read_text())
+    del usual["_target_"]
     members = {told: launching({**usual, "population": told}).members for told in ("auto", "off", False, 8)}
     assert members == {"auto": None, "off": 1, False: 1, 8: 8}
     with pytest.raises(ConfigError, match=r"hydra\.launcher\.plan and hydra\.launcher\.population=8 both say how many"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import statistics
 import tempfile
 import time
@@ -25,6 +26,11 @@ WARM_UP, LEAST_STEPS = 2, 5
 NO_BETTER = 1.25
 """A size that takes so many times the best one's time for a member ends the search: more members would fill the caches more."""
 
+SHARE = 0.1
+"""Of the time that the work takes, which a measurement may take before another size is tried."""
+SOON = 0.5
+"""Seconds that it may take in any case."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Pace:
@@ -41,13 +47,18 @@ class Pace:
 
 
 def measure(
-    config: Config, splits: "Splits", sizes: Sequence[int], seconds: float, memory: int | None = None
+    config: Config,
+    splits: "Splits",
+    sizes: Sequence[int],
+    seconds: float,
+    memory: int | None = None,
+    work: float = math.inf,
 ) -> list[Pace]:
     """The pace of each of ``sizes``, smallest first, until one is no better, would not fit, or ``seconds`` have gone by.
 
     The members are the same run again and again: what a step costs does not depend on its numbers. A size that by the one
     before it needs more than ``memory`` bytes is not tried, and is returned with a pace of infinity and what it would need;
-    so is one whose memory could not be had.
+    so is one whose memory could not be had. Where the measurement is for ``work`` steps in all, it ends at a share of their time.
     """
     began = time.perf_counter()
     paces: list[Pace] = []
@@ -56,6 +67,8 @@ def measure(
         spent = time.perf_counter() - began
         # One size takes about as long as all of the smaller ones before it.
         if len(paces) > 2 and (paces[-1].seconds > NO_BETTER * best or spent > seconds / 2):
+            break
+        if paces and spent > max(SOON, SHARE * work * best):
             break
         needed = paces[-1].memory * size // paces[-1].members if paces else 0
         if memory is not None and needed > memory:

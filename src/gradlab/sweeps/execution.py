@@ -238,9 +238,7 @@ class Execution:
         being = {other.measuring for other in self.executor.workers}
         group = next((group for group in self._unplanned if group not in being), None)
         if group is not None and self._stop_at is None:
-            config = self._unplanned[group][0].config
-            assert config is not None
-            worker.measure(group, config, int(SPARE * self.executor.memory()))
+            worker.measure(group, self._unplanned[group], int(SPARE * self.executor.memory()))
             return True
         while self._waiting and self._stop_at is None:
             points, folders = [], []

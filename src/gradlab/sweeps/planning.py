@@ -23,6 +23,11 @@ SPARE = 0.5
 """Share of a worker's free memory that its population may take."""
 
 
+def sizes_for(points: int) -> list[int]:
+    """The sizes that ``points`` can be trained at."""
+    return [size for size in SIZES if size <= max(1, points)]
+
+
 @dataclass(frozen=True)
 class Measured:
     """Of one size: seconds of a step for each member, and bytes in all; see ``measuring.Pace``."""
@@ -93,25 +98,26 @@ class Memory:
         self.folder = folder or cache_folder(None) / "paces"
         self.machine = machine
 
-    def recall(self, group: str, seat: Seat) -> list[Measured]:
-        """What was measured of this group; nothing where it was not."""
+    def recall(self, group: str, seat: Seat, points: int) -> list[Measured]:
+        """What was measured of this group, for so many points; nothing where it was not."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            told = json.loads(self._file(group, seat).read_text())
+            told = json.loads(self._file(group, seat, points).read_text())
             return [Measured(int(one["members"]), float(one["seconds"]), int(one["memory"])) for one in told]
         return []
 
-    def keep(self, group: str, seat: Seat, measured: Sequence[Measured]) -> None:
+    def keep(self, group: str, seat: Seat, points: int, measured: Sequence[Measured]) -> None:
         """Remember it; where that cannot be, it is measured again next time."""
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_atomically(self._file(group, seat), json.dumps([asdict(one) for one in measured]))
+            write_atomically(self._file(group, seat, points), json.dumps([asdict(one) for one in measured]))
 
-    def _file(self, group: str, seat: Seat) -> Path:
+    def _file(self, group: str, seat: Seat, points: int) -> Path:
         machine = (
             self.machine or environment.processor(),
             sorted(environment.versions().items()),
             seat.threads,
             bool(seat.device),
+            sizes_for(points)[-1],
         )
         return self.folder / f"{key_of(group, machine)}.json"
 

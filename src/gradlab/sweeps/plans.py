@@ -53,12 +53,12 @@ class Plans:
             return self._on_record(group, points, Plan(self.pinned[key], (), "pinned"))
         if key in self._made:
             return Plan(int(self._made[key]["members"]), (), "as before")
-        recalled = self._memory.recall(group, self.seat)
+        recalled = self._memory.recall(group, self.seat, len(points))
         return self._chosen(group, points, recalled, memory, "remembered") if recalled else None
 
     def measured(self, group: str, points: Sequence[Point], paces: Sequence[Measured], memory: int) -> Plan:
         """The plan that follows from a measurement, which is remembered."""
-        self._memory.keep(group, self.seat, paces)
+        self._memory.keep(group, self.seat, len(points), paces)
         return self._chosen(group, points, paces, memory, "measured")
 
     def _chosen(self, group: str, points: Sequence[Point], paces: Sequence[Measured], memory: int, how: str) -> Plan:

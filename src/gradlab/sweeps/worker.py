@@ -35,7 +35,7 @@ from gradlab.resume.together import align
 from gradlab.resume.which import recorded
 from gradlab.run import Outcome, run_together
 from gradlab.sweeps.identity import flatten
-from gradlab.sweeps.planning import SIZES
+from gradlab.sweeps.planning import sizes_for
 from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import metric_rows
 
@@ -116,7 +116,7 @@ def main() -> NoReturn:
     for command in commands.points():
         _tell(events, event="begun", points=[point["point"] for point in command.get("points", [])])
         if command["do"] == "measure":
-            _tell(events, event="measured", **measure(command["config"], command["memory"], images))
+            _tell(events, event="measured", **measure(command, images))
             continue
         for event in train(command, commands.interruption, images, report):
             _tell(events, **event)
@@ -147,8 +147,11 @@ def train(command: Message, interruption: Interruption, images: Images, report: 
         yield from _train_at_once(points, command, interruption, images, report)
 
 
-def measure(composed: dict[str, Any], memory: int, images: Images) -> Message:
-    """The paces of a configuration alone and in populations of at most ``memory`` bytes; and why it has none, if it has none."""
+def measure(command: Message, images: Images) -> Message:
+    """The paces of a configuration alone and in populations, as far as they are of use for its points; and why it has none,
+    if it has none.
+    """
+    composed = command["config"]
     if obstacle := _obstacle(composed):
         return {"paces": [], "obstacle": obstacle}
     from gradlab import measuring
@@ -157,7 +160,8 @@ def measure(composed: dict[str, Any], memory: int, images: Images) -> Message:
         _as_new()
         config = _config(composed)
         splits = images.load(config.data)
-        paces = measuring.measure(config, splits, SIZES, MEASURING, memory)
+        work = command["points"] * config.horizon.total_steps
+        paces = measuring.measure(config, splits, sizes_for(command["points"]), MEASURING, command["memory"], work)
     except Exception as error:  # its points will say so themselves
         return {"paces": [], "obstacle": f"{type(error).__name__} while it was measured"}
     return {"paces": [dataclasses.asdict(pace) for pace in paces], "obstacle": None}

@@ -4,7 +4,6 @@ import abc
 from pathlib import Path
 from typing import Any
 
-from gradlab.config import Config
 from gradlab.sweeps.record import Point
 
 Message = dict[str, Any]
@@ -43,10 +42,12 @@ class Worker(abc.ABC):
         ]
         self.send({"do": "run", "points": told, "parent": parent, "command": command})
 
-    def measure(self, group: str, config: Config, memory: int) -> None:
-        """Have it measure how fast the points of ``group``, of which ``config`` is one, are trained, within ``memory`` bytes."""
+    def measure(self, group: str, points: list[Point], memory: int) -> None:
+        """Have it measure how fast ``points``, all of ``group``, are trained, within ``memory`` bytes."""
         self.measuring = group
-        self.send({"do": "measure", "config": config.composed, "memory": memory})
+        config = points[0].config
+        assert config is not None
+        self.send({"do": "measure", "config": config.composed, "points": len(points), "memory": memory})
 
     def prune(self, point: Point, reason: str) -> None:
         """Have it end ``point``, and no other, after the step that it is in."""
