@@ -276,7 +276,9 @@ class Execution:
         said = worker.last_words
         self.executor.drop(worker)
         if worker.measuring is not None:  # a network that does not fit, perhaps: each of its points shall say so itself
-            self._waiting.extend([point] for point in self._unplanned.pop(worker.measuring))
+            alone = self._unplanned.pop(worker.measuring)
+            self._waiting.extend([point] for point in alone)
+            self.table.say(f"while its pace was measured, {reason}: its {len(alone)} points are trained one by one")
         elif not worker.ready and self._stop_at is None:
             self._failed_starts += 1
             if self._failed_starts >= STARTS:

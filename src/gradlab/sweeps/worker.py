@@ -160,8 +160,8 @@ def measure(command: Message, images: Images) -> Message:
         _as_new()
         config = _config(composed)
         splits = images.load(config.data)
-        work = command["points"] * config.horizon.total_steps
-        paces = measuring.measure(config, splits, sizes_for(command["points"]), MEASURING, command["memory"], work)
+        work = command["count"] * config.horizon.total_steps
+        paces = measuring.measure(config, splits, sizes_for(command["count"]), MEASURING, command["memory"], work)
     except Exception as error:  # its points will say so themselves
         return {"paces": [], "obstacle": f"{type(error).__name__} while it was measured"}
     return {"paces": [dataclasses.asdict(pace) for pace in paces], "obstacle": None}

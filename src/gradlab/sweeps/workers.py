@@ -47,7 +47,7 @@ class Worker(abc.ABC):
         self.measuring = group
         config = points[0].config
         assert config is not None
-        self.send({"do": "measure", "config": config.composed, "points": len(points), "memory": memory})
+        self.send({"do": "measure", "config": config.composed, "count": len(points), "memory": memory})
 
     def prune(self, point: Point, reason: str) -> None:
         """Have it end ``point``, and no other, after the step that it is in."""
