@@ -47,4 +47,6 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     # torch's CPU allocator raises a plain RuntimeError, CUDA's a subclass named OutOfMemoryError.
     said = isinstance(error, RuntimeError) and ("memory" in str(error) or "bad_alloc" in str(error))
-    return isinstance(error, MemoryError) or said
+    # safetensors is written in Rust, which panics where Python has no memory for what it returns.
+    panicked = type(error).__name__ == "PanicException" and "pointer is null" in str(error)
+    return isinstance(error, MemoryError) or said or panicked

@@ -201,7 +201,9 @@ def run_together(
             try:
                 trainer.fit(module, datamodule=data)
             except RuntimeError as error:
-                raise (helpers.failure() if helpers else None) or error from error
+                if helpers and (failure := helpers.failure()):
+                    raise failure from error
+                raise
 
             # The only look at the test set, by the networks that validation chose.
             left = [(ending, ending.status()) for ending in endings if not ending.run.over]

@@ -5,7 +5,7 @@ import resource
 import sys
 from pathlib import Path
 
-ROOM = 450 << 20
+ROOM = 700 << 20
 """Bytes of address space."""
 
 if "torch" in sys.modules:  # in a worker, and not in the sweep's own process

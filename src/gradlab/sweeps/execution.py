@@ -230,7 +230,7 @@ class Execution:
         size = len(points) // 2 if event["memory"] else 1
         made = self._parcels(points, max(1, size))
         self._waiting.extendleft(reversed(made))
-        how = f"populations of {size}" if size > 1 else "one by one"
+        how = f"in populations of {size}" if size > 1 else "one by one"
         self.table.say(f"{points[0].name} and {len(points) - 1} more: {event['reason']}; they are trained {how}")
 
     def _assign(self, worker: Worker) -> bool:
@@ -286,8 +286,8 @@ class Execution:
         untouched = [point for point in points if point.id not in worker.begun]
         self._put_back(untouched)
         begun = [point for point in points if point not in untouched]
-        if len(begun) > 1 and "SIGKILL" in reason and self._stop_at is None:
-            # The system's way of saying that memory is short: fewer at once.
+        if len(begun) > 1 and "killed by" in reason and self._stop_at is None:
+            # The system, or a library, has ended it for want of memory, as like as not: fewer at once.
             for point in begun:
                 self._bury(point, "failed", reason)
                 point.status, point.reason = "waiting", reason
