@@ -186,9 +186,9 @@ def run_together(
             if len(runs) == 1:
                 speed, module.compiled = choose_speed(first, prepared, trainer, device, runs[0].kept_speed)
                 taken, lines = speed.steps, [*lines, speed.line]
-            for run, checkpointer in zip(runs, checkpointers, strict=True):
-                checkpointer.about["speed"] = taken
-                run.know(speed=taken)
+            for ending in endings:
+                ending.checkpointer.about["speed"] = taken
+                ending.run.know(speed=taken)
             lines += [line for run in runs for line in run.say(made_with, splits.fingerprint)]
             if notice := balance.notice():
                 lines.append(f"{notice}; data.class_weights={first.data.class_weights}")
