@@ -1,5 +1,6 @@
 """What Ray runs on a node: holds a worker process there, and passes commands and events on."""
 
+import contextlib
 import io
 import json
 import os
@@ -85,7 +86,9 @@ class Node:
                 if path.is_file() and path.name != ".running":
                     archive.write(path, path.relative_to(folder))
         shutil.rmtree(folder, ignore_errors=True)
-        return {**event, "archive": packed.getvalue()}
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()
+        return {**event, "archive": packed.getvalue(), "made_in": str(folder)}
 
 
 def _identity(sweep: Path) -> str | None:

@@ -61,7 +61,7 @@ class RayWorker(Worker):
             if (archive := event.pop("archive", None)) is not None:
                 point = next(point for point in self.points if point.id == event["point"])
                 assert point.folder is not None
-                unpack(archive, self.sweep / point.folder)
+                unpack(archive, event.pop("made_in"), self.sweep / point.folder)
         return events
 
 
@@ -198,8 +198,10 @@ def stage(folder: Path, imports: Sequence[str]) -> None:
             shutil.copy(file, folder / file.name)
 
 
-def unpack(archive: bytes, folder: Path) -> None:
-    """Put the files of a run into its folder; the journal last, because with it the run is there for all others."""
+def unpack(archive: bytes, made_in: str, folder: Path) -> None:
+    """Put the files of a run that was made in another folder into its own; the journal last, because with it the run is there
+    for all others.
+    """
     with zipfile.ZipFile(io.BytesIO(archive)) as packed:
         names = sorted(packed.namelist(), key=lambda name: name == "journal.jsonl")
         for name in names:
@@ -207,7 +209,10 @@ def unpack(archive: bytes, folder: Path) -> None:
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise GradlabError(f"A node sent a file that lies outside of its run's folder: {name}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(packed.read(name))
+            content = packed.read(name)
+            if name == "journal.jsonl":
+                content = content.replace(made_in.encode(), str(folder).encode())  # it says where the run is
+            path.write_bytes(content)
             path.chmod(0o600)
 
 
