@@ -13,7 +13,7 @@ from gradlab.sweeps.grouping import group_of, parcels
 from gradlab.sweeps.planning import SPARE, Measured, Plan
 from gradlab.sweeps.plans import Plans
 from gradlab.sweeps.record import Point, SweepRecord
-from gradlab.sweeps.resuming import populations
+from gradlab.sweeps.resuming import can_go_on, populations
 from gradlab.sweeps.stopping import EarlyStopping
 from gradlab.sweeps.table import Table
 from gradlab.sweeps.workers import Message, Worker
@@ -299,7 +299,8 @@ class Execution:
                 self._bury(point, "killed", "interrupted")
                 self._settle(point, "killed", "interrupted", {})
             else:
-                self._bury(point, "failed", reason)
+                point.goes_on = point.folder is not None and can_go_on(RunFolder(self.record.folder.path / point.folder))
+                self._bury(point, "killed" if point.goes_on else "failed", reason)
                 self._try_again(point, reason)
 
     def _try_again(self, point: Point, reason: str) -> None:
@@ -307,7 +308,8 @@ class Execution:
         if self._deaths[point.id] < DEATHS:
             point.status, point.reason = "waiting", reason
             self._waiting.appendleft([point])  # alone: it may have been the fault of another member
-            self.table.say(f"{point.name}: {reason}; it is tried once more")
+            how = "gone on with from its checkpoint" if point.goes_on else "tried once more"
+            self.table.say(f"{point.name}: {reason}; it is {how}")
         else:
             self._settle(point, "failed", f"{reason}, twice", {})
             return
@@ -345,11 +347,13 @@ class Execution:
     def _put_back(self, points: list[Point]) -> None:
         """Have points wait again whose worker is no more and had not begun them."""
         for point in reversed(points):
-            point.status, point.tries = "waiting", point.tries - 1
-            if point.folder is not None:
+            point.status = "waiting"
+            run = RunFolder(self.record.folder.path / (point.folder or ""))
+            point.goes_on = point.folder is not None and can_go_on(run)
+            if not point.goes_on:
+                point.tries, point.folder = point.tries - 1, None
                 with contextlib.suppress(OSError):
-                    (self.record.folder.path / point.folder).rmdir()
-                point.folder = None
+                    run.path.rmdir()
             self._waiting.appendleft([point])
 
     def _want(self) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shutil
 import signal
 import threading
 import time
@@ -143,7 +144,7 @@ class Job:
         points = [point for point in command["points"] if point["point"] not in done]
         if points:
             self._busy = {point["point"] for point in points}
-            worker.send({**command, "points": [_going_on(point) for point in points]})
+            worker.send({**command, "points": _going_on(points)})
 
     def _pass_on(self, worker: WorkerProcess) -> bool:
         """Wait a moment for events, and write them down; returns whether the worker lives."""
@@ -168,7 +169,12 @@ OVER = ("done", "again")
 """Events after which a point is no more the worker's."""
 
 
-def _going_on(point: Message) -> Message:
-    """``point``, to be gone on with where an earlier life of the job has begun it."""
-    begun = (Path(point["folder"]) / "journal.jsonl").exists()
-    return {**point, "goes_on": True} if begun else point
+def _going_on(points: list[Message]) -> list[Message]:
+    """``points``, to be gone on with where an earlier life of the job has begun them. Those of a population begin together."""
+    begun = [path for point in points if (path := Path(point["folder"]) / "journal.jsonl").exists()]
+    if len(begun) == len(points):
+        return [{**point, "goes_on": True} for point in points]
+    for journal in begun:  # nothing has been trained yet
+        for path in journal.parent.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return points

@@ -25,6 +25,9 @@ class WorkerProcess:
         folder: its working directory; this process's by default.
     """
 
+    program = ("-m", "gradlab.sweeps.worker")
+    """What Python runs. A benchmark puts a worker in its place that trains nothing."""
+
     def __init__(
         self,
         seat: Seat,
@@ -37,7 +40,7 @@ class WorkerProcess:
         self._rest = b""
         with _opened(log) as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-u", "-m", "gradlab.sweeps.worker"],
+                [sys.executable, "-P", "-u", *self.program],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
