@@ -137,7 +137,7 @@ class Sweep:
 
     def training(self) -> float:
         """Seconds that trainings and tests took."""
-        return sum(json.loads(run.result.read_text())["seconds"]["training_and_test"] for run in self.runs)
+        return sum(float(json.loads(run.result.read_text())["seconds"]["training_and_test"]) for run in self.runs)
 
     def times(self) -> list[tuple[str, float, float]]:
         """Of each run: the process that it ran in, and when its record begins and ends, in seconds since 1970."""

@@ -223,7 +223,13 @@ def test_a_worker_that_is_killed_costs_its_point_a_retry_from_its_checkpoint(
 @pytest.mark.slow
 def test_what_slurm_would_not_take_is_said_before_anything_is_made(tmp_path: Path, cluster: dict[str, str]) -> None:
     finished = train(
-        tmp_path, "-m", "seed=0,1", "hydra.launcher.executor=slurm", "hydra.launcher.slurm.partition=none", **cluster
+        tmp_path,
+        "-m",
+        "seed=0,1",
+        "hydra.launcher.executor=slurm",
+        "hydra.launcher.slurm.partition=none",
+        timeout=120,
+        **cluster,
     )
     assert finished.status == 2
     assert "SLURM would not take a job" in finished.err

@@ -299,7 +299,9 @@ class Execution:
                 self._bury(point, "killed", "interrupted")
                 self._settle(point, "killed", "interrupted", {})
             else:
-                point.goes_on = point.folder is not None and can_go_on(RunFolder(self.record.folder.path / point.folder))
+                point.goes_on = point.folder is not None and can_go_on(
+                    RunFolder(self.record.folder.path / point.folder)
+                )
                 self._bury(point, "killed" if point.goes_on else "failed", reason)
                 self._try_again(point, reason)
 
