@@ -92,13 +92,14 @@ def test_compiled_steps_are_eager_ones_up_to_rounding_and_each_goes_on_from_the_
 CASES: dict[str, tuple[Callable[[], nn.Module], Any, dict[str, Any]]] = {
     "dropout and BatchNorm": (normed, ADAMW, {}),
     "accumulated": (mlp, choice("optimizer", "nesterov"), {"accumulate": 3, "clip_value": 0.05}),
-    "whole tensors": (normed, choice("optimizer", "muon"), {"wrapper": choice("wrapper", "lookahead")}),
-    "schedule-free": (mlp, choice("optimizer", "schedule_free_adamw"), {}),
+    "whole tensors": (mlp, choice("optimizer", "muon"), {"wrapper": choice("wrapper", "lookahead")}),
+    "class weights": (mlp, choice("optimizer", "nadam"), {"class_weights": torch.tensor([0.2, 1.0, 3.0]).double()}),
 }
+RARE = ("whole tensors", "class weights")
 
 
 @pytest.mark.usefixtures("without_code")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in RARE)) for case in CASES])
 def test_every_feature_of_a_step_is_that_of_the_eager_one(case: str) -> None:
     make, optimizer, features = CASES[case]
     eager, _ = fit(make(), optimizer, STEPS, **features)
@@ -204,7 +205,9 @@ def test_a_rehearsal_leaves_the_run_as_it_was() -> None:
     made = tried.compiled()
     assert isinstance(made, tuple)
     assert min(made) > 0
-    assert tried.eager() > 0
+    seconds = tried.eager()
+    assert isinstance(seconds, float)
+    assert seconds > 0
     assert torch.equal(weights(model), before)
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -22,7 +22,7 @@ class Rehearsal:
     obstacle: str | None = None
     asked: list[str] = field(default_factory=list)
 
-    def eager(self) -> float:
+    def eager(self) -> float | str:
         self.asked.append("eager")
         return self.eager_step
 

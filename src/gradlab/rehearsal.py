@@ -54,10 +54,13 @@ class Rehearsal:
         batches = [batch for _, batch in zip(range(WARM_UP), made, strict=False)]
         return [batch for batch in batches if len(batch.labels) == self.batch_size]
 
-    def eager(self) -> float:
-        """Seconds of an eager step."""
+    def eager(self) -> float | str:
+        """Seconds of an eager step; or why there is none, in a few words."""
         with self._apart():
-            return self._timed(self.learner.twin(self.like))
+            try:
+                return self._timed(self.learner.twin(self.like))
+            except torch.OutOfMemoryError:
+                return "there is no memory for trying others out"
 
     def compiled(self) -> tuple[float, float] | str:
         """Seconds of the compilation, and of a step of what it has made; or why there is none, in a few words."""

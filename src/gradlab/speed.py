@@ -107,7 +107,10 @@ def choose(
     chosen = paces.chosen.get(str(steps))
     rehearsal = rehearse()
     if paces.eager is None:
-        paces.eager = rehearsal.eager()
+        timed = rehearsal.eager()
+        if isinstance(timed, str):
+            return Speed(EAGER, f"eager steps: {timed}")
+        paces.eager = timed
     if chosen is None:
         chosen = decide(steps, paces, work)
     if chosen == COMPILED:

@@ -221,16 +221,19 @@ class Part:
         ahead.first = np.zeros((len(rates), 1), bool)
         numbers = self.rule.numbers(ahead)
         made = np.stack([np.broadcast_to(numbers[name], shape) for name in self.names], 1)[:, :, None]
-        return torch.from_numpy(made).to(self.flat)
+        return self._on_device(made)
 
     def upload(self, numbers: dict[str, Any]) -> None:
         """Put ``numbers`` on the device, into the same memory every time, without waiting for it."""
-        made = torch.from_numpy(np.stack(list(numbers.values()))).to(self.flat.dtype)
+        made = self._on_device(np.stack(list(numbers.values())))
         if self.numbers is None:
-            self.numbers = torch.empty_like(made, device=self.flat.device)
-        if self.flat.is_cuda:
-            made = made.pin_memory()
-        self.numbers.copy_(made, non_blocking=True)
+            self.numbers = torch.empty_like(made)
+        self.numbers.copy_(made)
+
+    def _on_device(self, made: Array) -> torch.Tensor:
+        """``made`` in the weights' type, without waiting for the device."""
+        here = torch.from_numpy(made).to(self.flat.dtype)
+        return here.pin_memory().to(self.flat.device, non_blocking=True) if self.flat.is_cuda else here
 
     def whole(
         self,
