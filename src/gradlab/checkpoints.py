@@ -70,6 +70,13 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         raise CheckpointError(f"The checkpoint {path} cannot be read: {error}") from error
 
 
+_OF_A_TRAINING: dict[str, type] = {
+    "step": int, "journal_bytes": int, "best": dict, "best_step": int, "ledger": dict, "optimizer": dict, "wrapper": dict,
+    "averaging": dict, "fingerprint": dict, "data_sha256": str,
+}  # fmt: skip
+"""What the state of a checkpoint that a training goes on from has at least."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint in memory, its tensors on the CPU.
@@ -87,6 +94,15 @@ class Checkpoint:
     def step(self) -> int:
         """Optimizer steps that had been made."""
         return int(self.state["step"])
+
+    def check(self) -> None:
+        """Raise ``CheckpointError`` where it is none that a training goes on from, whatever its checksums say."""
+        for key, kind in _OF_A_TRAINING.items():
+            value = self.state.get(key)
+            if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or int(value) < 0)):
+                raise CheckpointError(
+                    f"The checkpoint {self.path} is not one of a training: '{key}' in its {STATE} is {json.dumps(value)[:50]}."
+                )
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:

@@ -311,7 +311,7 @@ def _fitting() -> Iterator[None]:
     """Says of a state that is not this training's what does not fit."""
     try:
         yield
-    except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (RuntimeError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         said = " ".join(str(error).split())[:300]
         raise CheckpointError(f"The checkpoint does not fit this training: {type(error).__name__}: {said}") from error
 

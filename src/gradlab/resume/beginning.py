@@ -204,6 +204,8 @@ def _checkpoint(resumed: Resumption, say: Callable[[str], None]) -> "Checkpoint 
 
     try:
         checkpoint = newest_checkpoint(resumed.folder.checkpoints)
+        if checkpoint is not None:
+            checkpoint.check()
     except CheckpointError as error:
         raise CheckpointError(f"{error} The run cannot be gone on with: start it anew, without resume.") from error
     if checkpoint is not None and checkpoint.remark:
