@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import save
 
 from folders import image_folder, make_folder
-from gradlab.checkpoints import STATE, TENSORS, _digest, load_checkpoint, save_checkpoint
+from gradlab.checkpoints import STATE, TENSORS, Checkpoint, _digest, load_checkpoint, save_checkpoint
 from gradlab.config import build_config
-from gradlab.errors import CheckpointError, ConfigError, DataError, GradlabError
+from gradlab.errors import CheckpointError, ConfigError, DataError, FieldError, GradlabError
 from gradlab.hydra_guard import refuse_callables
 from gradlab.models.networks.pretrained import load_weights, read_weights
+from gradlab.sweeps.clusters import Slurm
 from gradlab.trained.network import open_trained
 from processes import ROOT, train
 
@@ -153,6 +154,21 @@ def test_poisoned_checkpoints_are_refused(tmp_path: Path, kind: str, monkeypatch
     assert not canary.exists()
 
 
+OF_A_TRAINING: dict[str, Any] = {
+    "step": 1, "journal_bytes": 10, "best": {}, "best_step": 0, "ledger": {}, "optimizer": {}, "wrapper": {}, "averaging": {},
+    "fingerprint": {}, "data_sha256": "00",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", OF_A_TRAINING)
+def test_a_forged_training_is_not_gone_on_with(tmp_path: Path, key: str) -> None:
+    Checkpoint(tmp_path, {}, OF_A_TRAINING).check()
+    for value in (None, -1, True, [1], {"a": 1}, "x"):
+        if not isinstance(value, type(OF_A_TRAINING[key])) or value is True or value == -1:
+            with pytest.raises(CheckpointError, match=rf"is not one of a training: '{key}'"):
+                Checkpoint(tmp_path, {}, {**OF_A_TRAINING, key: value}).check()
+
+
 def test_a_checkpoint_whose_checksums_do_not_match_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "c", {"weight": torch.ones(2)}, {"step": 1})
     (tmp_path / "c" / TENSORS).write_bytes(pickled(tmp_path / "canary"))
@@ -257,6 +273,19 @@ def test_hydra_s_own_configuration_sets_no_variables_and_writes_no_file_of_its_c
         node = {part: node}
     with pytest.raises(ConfigError, match=rf"hydra\.{place}.* is refused"):
         refuse_callables(node, "hydra")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"partition": "a\nrm x"}, {"options": {"comment": "a\nrm x"}}, {"options": {"a\nrm x": 1}}]
+)
+def test_a_setting_of_slurm_is_no_second_line_of_its_script(changes: dict[str, Any]) -> None:
+    plain: dict[str, Any] = {
+        "partition": None, "account": None, "qos": None, "constraint": None, "time": 1, "cpus": 1, "gpus": 0, "mem_gb": None,
+        "points_per_job": 1, "signal_seconds": 1, "options": {"exclude": "n7"},
+    }  # fmt: skip
+    Slurm(**plain)
+    with pytest.raises(FieldError, match="must not have more than one line"):
+        Slurm(**plain | changes)
 
 
 @pytest.mark.slow

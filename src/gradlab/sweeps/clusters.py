@@ -44,6 +44,11 @@ class Slurm:
         check_number(self, "gpus", at_least=0)
         if self.mem_gb is not None:
             check_number(self, "mem_gb", above=0)
+        texts = {field: getattr(self, field) for field in ("partition", "account", "qos", "constraint")}
+        for key, value in {**texts, **{f"options.{key}": value for key, value in (self.options or {}).items()}}.items():
+            # They become lines of the job's script: a line of their own would be a command.
+            if not (key.isprintable() and str(value).isprintable()):
+                raise FieldError(key.partition(".")[0], "must not have more than one line")
 
 
 @dataclass(frozen=True)
