@@ -167,6 +167,8 @@ def test_a_forged_training_is_not_gone_on_with(tmp_path: Path, key: str) -> None
         if not isinstance(value, type(OF_A_TRAINING[key])) or value is True or value == -1:
             with pytest.raises(CheckpointError, match=rf"is not one of a training: '{key}'"):
                 Checkpoint(tmp_path, {}, {**OF_A_TRAINING, key: value}).check()
+    with pytest.raises(CheckpointError, match="'best'"):
+        Checkpoint(tmp_path, {}, {**OF_A_TRAINING, "best": {"val/accuracy": "1"}}).check()
 
 
 def test_a_checkpoint_whose_checksums_do_not_match_is_refused(tmp_path: Path) -> None:

@@ -99,7 +99,10 @@ class Checkpoint:
         """Raise ``CheckpointError`` where it is none that a training goes on from, whatever its checksums say."""
         for key, kind in _OF_A_TRAINING.items():
             value = self.state.get(key)
-            if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or int(value) < 0)):
+            fits = isinstance(value, kind) and not (kind is int and (isinstance(value, bool) or int(value) < 0))
+            if fits and key == "best" and value:
+                fits = all(isinstance(value.get(name), float | int) for name in ("val/accuracy", "val/loss"))
+            if not fits:
                 raise CheckpointError(
                     f"The checkpoint {self.path} is not one of a training: '{key}' in its {STATE} is {json.dumps(value)[:50]}."
                 )
