@@ -98,8 +98,8 @@ class Checkpoint:
     def check(self) -> None:
         """Raise ``CheckpointError`` where it is none that a training goes on from, whatever its checksums say."""
         for key, kind in _OF_A_TRAINING.items():
-            value = self.state.get(key)
-            fits = isinstance(value, kind) and not (kind is int and (isinstance(value, bool) or int(value) < 0))
+            value: Any = self.state.get(key)
+            fits = isinstance(value, kind) and not (isinstance(value, int) and (isinstance(value, bool) or value < 0))
             if fits and key == "best" and value:
                 fits = all(isinstance(value.get(name), float | int) for name in ("val/accuracy", "val/loss"))
             if not fits:
