@@ -526,7 +526,9 @@ def main() -> None:
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     name = options.what + ("_tracked" if options.tracked else "")
-    known[name] = {"machine": environment.processor(), "rows": rows}
+    again = {row.get("executor") for row in rows}
+    kept = [row for row in known.get(name, {}).get("rows", []) if "executor" in row and row["executor"] not in again]
+    known[name] = {"machine": environment.processor(), "rows": [*kept, *rows]}
     RESULTS.write_text(json.dumps(known, indent=1) + "\n")
     table = Table(*rows[0].keys())
     for row in rows:
