@@ -512,6 +512,41 @@ def counted(sweep: Sweep, folder: Path) -> Row:
     }
 
 
+TITLES = {
+    "faults": "Points and rows, while things break",
+    "overhead": "What a point costs beside its training, by executor; two workers",
+    "workers": "Wall time against workers, with points that sleep",
+    "points": "Points of nothing, without MLflow",
+    "points_tracked": "Points of nothing, with MLflow on SQLite",
+}
+
+
+def report(known: dict[str, Row]) -> str:
+    """The results as a page."""
+    lines = [
+        "# Running points somewhere",
+        "",
+        "Made by `scripts/bench_executors.py`, whose first lines say what each table means; `results.json` has the figures in full.",
+        "Clusters are of one machine: their nodes share its cores, so these figures are about overhead and about what is lost, not",
+        "about speed. Other work ran on the machine at the same time.",
+    ]
+    for name, title in TITLES.items():
+        if name not in known:
+            continue
+        rows = known[name]["rows"]
+        keys = list(dict.fromkeys(key for row in rows for key in row))
+        lines += ["", f"## {title}", "", f"On {known[name]['machine']}, {len(os.sched_getaffinity(0))} cores.", ""]
+        lines += ["| " + " | ".join(key.replace("_", " ") for key in keys) + " |", "|" + "---|" * len(keys)]
+        lines += ["| " + " | ".join(_cell(row.get(key)) for key in keys) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,.3g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["overhead", "workers", "points", "faults"])
@@ -530,6 +565,7 @@ def main() -> None:
     kept = [row for row in known.get(name, {}).get("rows", []) if "executor" in row and row["executor"] not in again]
     known[name] = {"machine": environment.processor(), "rows": [*kept, *rows]}
     RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+    RESULTS.with_name("README.md").write_text(report(known))
     table = Table(*rows[0].keys())
     for row in rows:
         table.add_row(*(f"{value:,.3g}" if isinstance(value, float) else str(value) for value in row.values()))

@@ -55,7 +55,7 @@ class Slurm:
 class Ray:
     """Where Ray is, and what a worker takes of it; ``hydra.launcher.workers`` is how many there are at most.
 
-    address: of a running cluster, as host:port, ray://host:port or auto; null to start one on this machine.
+    address: of a running cluster, as host:port or auto; null to start one on this machine.
     cpus: CPUs of a worker, ≥ 1; torch's threads are at most these.
     gpus: GPUs of a worker, ≥ 0; a fraction lets several share one.
     resources: custom resources of a worker by their names, such as {a100: 1}; or null.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from gradlab.config import Config
+from gradlab.errors import ConfigError
 from gradlab.sweeps.executors.local import Local
 from gradlab.sweeps.record import Point, SweepRecord
 from gradlab.sweeps.seats import Seat, cores_here, free_memory, gpus_here, seats
@@ -88,12 +89,23 @@ def executor(settings: Launching, seats: list[Seat], record: SweepRecord, lock: 
         seats: what ``places`` gave.
         record: of the sweep.
         lock: the sweep's, which processes on this machine hold with it.
+
+    Raises:
+        ConfigError: jobs of the sweep live that another executor would know nothing of.
     """
     if settings.executor == "slurm":
         from gradlab.sweeps.executors.slurm import SlurmJobs
 
         name = f"gradlab-{record.id[:8]}"  # for those who look at the cluster
         return SlurmJobs(settings.slurm, settings.workers, record.folder.jobs, name)
+    if record.folder.jobs.exists():
+        from gradlab.sweeps.executors.slurm import alive
+
+        if there := alive(record.folder.jobs):
+            raise ConfigError(
+                f"{len(there)} jobs of the sweep in {record.folder.path} wait or run in SLURM. Join them with "
+                f"hydra.launcher.executor=slurm, or end them: scancel {' '.join(there[:5])}{' …' if len(there) > 5 else ''}"
+            )
     if settings.executor == "ray":
         from gradlab.sweeps.executors.ray import RayNodes
 

@@ -139,12 +139,8 @@ class SlurmJobs:
     def join(self, points: Sequence[Point], sweep: Path) -> None:
         """Take up the jobs of an earlier process that wait or run yet, with those of ``points`` that they have."""
         by_id = {point.id: point for point in points}
-        known = {path: json.loads((path / "job.json").read_text())["id"] for path in job_folders(self.folder)}
-        there = queue()
-        for path, job_id in known.items():
+        for path, job_id in known(self.folder, queue()).items():
             worker = SlurmWorker(path, 0, job_id)
-            if there is not None and job_id not in there:
-                continue
             for command in Lines(path / "commands.jsonl").read():
                 for told in command.get("points", []):
                     point = by_id.get(told["point"])
@@ -268,6 +264,18 @@ def check(settings: Slurm) -> None:
     if asked_for.returncode:
         said = " ".join(asked_for.stderr.split())[:300]
         raise ConfigError(f"SLURM would not take a job of hydra.launcher.slurm ({' '.join(words)}): {said}")
+
+
+def known(folder: Path, there: set[str] | None) -> dict[Path, str]:
+    """The folders of a sweep's jobs, and their numbers in SLURM: those that are ``there``, or all where that is not known."""
+    ids = {path: str(json.loads((path / "job.json").read_text())["id"]) for path in job_folders(folder)}
+    return {path: job_id for path, job_id in ids.items() if there is None or job_id in there}
+
+
+def alive(folder: Path) -> list[str]:
+    """The numbers of a sweep's jobs that certainly wait or run."""
+    there = queue()
+    return [] if there is None else list(known(folder, there).values())
 
 
 def queue() -> set[str] | None:
