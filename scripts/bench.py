@@ -1,188 +1,166 @@
-"""How long an optimizer step takes: gradlab beside hand-written PyTorch loops over the same tensors, in one run.
+"""What gradlab costs, beside others that do the same work, on this machine.
 
-    .venv/bin/python scripts/bench.py                        digits+mlp and mnist+lenet, about two minutes on two cores
-    .venv/bin/python scripts/bench.py --data ../shared/data  where MNIST is (the folder that holds MNIST/raw)
+    .venv/bin/python scripts/bench.py --data ../shared/data                   everything; a quarter of an hour on two cores
+    .venv/bin/python scripts/bench.py --only steps --workloads mnist+lenet    one part, one workload
+    .venv/bin/python scripts/bench.py --quick                                 every part with next to no work, to try them
 
-Every way trains the same network on the same batches with Adam, and counts loss and accuracy as a progress line would:
+    start        --help, a mistake, the time to the first optimizer step
+    steps        an optimizer step: gradlab, loops by hand, stock Lightning, and the floor: arithmetic over the machine's own rate of
+                 matrix products, bytes over its bandwidth, whichever takes longer
+    overhead     tracking, checkpoints and the progress bar
+    growth       with the batch, the network, the data and the steps, as a figure too
+    input        crops and flips of CIFAR's JPEG files beside DataLoader's (needs --archive)
+    population   many runs at once (bench_population.py)
 
-* ``gradlab``: ``Trainer.fit`` from its first step to its last, journal included; validation is left out.
-* ``tuned loop``: a loop by hand with all that gradlab uses too (fused Adam, channels-last convolutions).
-* ``plain loop``: a loop as tutorials write it (Adam as it comes, the default memory format).
-
-The ways take turns, after one warm-up turn each; a row is the median of the turns, with the lowest and highest. Read the
-ratios, not the microseconds: machines are shared. Results go to experiments/speed/ as JSON.
+The ways take turns after warming up, each in a process of its own; a figure is the median of the turns with the lowest and highest. Read
+the ratios: machines are shared. Results go to experiments/speed/ as JSON, one file for each part and device.
 """
 
 import argparse
 import json
-import statistics
-import tempfile
-import time
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch.nn import functional as F
 
+from benchmarks.workloads import SMALL, WORKLOADS, Workload
 from gradlab import environment
-from gradlab.classifier import Classifier
-from gradlab.config import Config, build_config
-from gradlab.data.datasets.base import Splits
-from gradlab.entry import CONFIGS
-from gradlab.initializers import initialize
-from gradlab.prepare import lightning_trainer, prepare
-from gradlab.tracking.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[1]
-WORKLOADS = {
-    "digits+mlp": (["data=digits", "model=mlp"], 1200),
-    "mnist+lenet": (["data=mnist", "model=lenet"], 400),
+PARTS = ("start", "steps", "overhead", "growth", "input", "population")
+HEADS = {
+    "start": ["", "seconds", "of a processor", "of import torch, lightning"],
+    "steps": ["workload", "way", "µs for each step", "MiB", "/ loop", "/ tuned", "…"],
+    "overhead": ["", "seconds", "added"],
+    "growth": ["with", "value", "µs", "MiB"],
+    "input": ["", "images a second", "gradlab is so many times as fast"],
 }
 
 
-def compose(overrides: list[str]) -> Config:
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return build_config(hydra.compose("config", overrides))
+def device_and_hardware() -> tuple[str, str]:
+    """``cpu``, or the GPU's name as a part of a file's name; and what the hardware is called."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu", environment.processor()
+    name = torch.cuda.get_device_name()
+    return re.sub(r"[^a-z0-9]+", "-", name.lower().replace("nvidia", "")).strip("-"), name
 
 
-def gradlab_seconds(config: Config, splits: Splits) -> float:
-    """From the first optimizer step to the last, through Lightning's Trainer."""
-    import lightning.pytorch as pl
+class Results:
+    """Tables on the terminal, and one file for each part, written whenever there is more to say."""
 
-    class Clock(pl.Callback):
-        started = ended = 0.0
+    def __init__(self, into: Path) -> None:
+        self.into = into
+        self.device, self.hardware = device_and_hardware()
+        self.console = Console(width=150)
+        into.mkdir(parents=True, exist_ok=True)
 
-        def on_train_start(self, *_: Any) -> None:
-            self.started = time.perf_counter()
+    def show(self, part: str, rows: Sequence[Sequence[str]]) -> None:
+        table = Table(title=f"{part}, on {self.hardware}")
+        width = max([len(HEADS[part]), *map(len, rows)])
+        for head in [*HEADS[part], *[""] * width][:width]:
+            table.add_column(head, justify="left" if head in ("", "workload", "way", "with") else "right")
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(table)
 
-        def on_train_batch_end(self, *_: Any) -> None:
-            self.ended = time.perf_counter()
-
-    clock = Clock()
-    with tempfile.TemporaryDirectory() as folder:
-        journal = Journal(Path(folder) / "journal.jsonl")
-        prepared = prepare([config], splits, [journal])
-        (learner,) = prepared.learners
-        lightning_trainer(config, [clock]).fit(Classifier(learner), datamodule=prepared.data)
-        journal.close()
-    assert learner.ledger.steps_done == config.horizon.total_steps
-    return clock.ended - clock.started
-
-
-def loop_seconds(config: Config, splits: Splits, *, tuned: bool, device: torch.device) -> float:
-    """The same training by hand."""
-    model = config.model.build(config.spec)
-    initialize(model, config.init, config.seed)
-    model.to(device)
-    if tuned:
-        model.to(memory_format=torch.channels_last)
-    images, labels = torch.from_numpy(splits.train.images).to(device), torch.from_numpy(splits.train.labels).to(device)
-    mean, std = images.float().mean(), images.float().std()
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.optimizer.lr, fused=True if tuned else None)
-    steps, size = config.horizon.total_steps, config.batch_examples
-    order = torch.cat([torch.randperm(len(labels)) for _ in range(steps * size // len(labels) + 1)]).to(device)
-    loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-    _synchronize(device)
-    started = time.perf_counter()
-    for step in range(steps):
-        batch = order[step * size : (step + 1) * size]
-        target = labels[batch]
-        logits = model((images[batch].float() - mean) / std)
-        loss = F.cross_entropy(logits, target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss_sum += loss.detach()
-        correct += (logits.argmax(1) == target).sum()
-    float(loss_sum), float(correct)
-    _synchronize(device)
-    return time.perf_counter() - started
+    def write(self, part: str, results: Any) -> None:
+        record = {"hardware": self.hardware, "versions": environment.versions(), "results": results}
+        file = self.into / f"{part}_{self.device}.json"
+        file.write_text(json.dumps(record, indent=1) + "\n")
+        print(f"written to {file}", flush=True)
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def measure(name: str, overrides: list[str], steps: int, turns: int, device: torch.device) -> dict[str, Any]:
-    config = compose(
-        [
-            *overrides,
-            "trainer.max_epochs=null",
-            f"trainer.max_steps={steps}",
-            "trainer.validate_every=100%",
-            "schedule=constant",
-            "tracking=none",
-        ]
-    )
-    splits = config.data.load()
-    ways: dict[str, Callable[[], float]] = {
-        "gradlab": lambda: gradlab_seconds(config, splits),
-        "tuned loop": lambda: loop_seconds(config, splits, tuned=True, device=device),
-        "plain loop": lambda: loop_seconds(config, splits, tuned=False, device=device),
-    }
-    microseconds: dict[str, list[float]] = {way: [] for way in ways}
-    for turn in range(turns + 1):
-        for way, run in ways.items():
-            seconds = run()
-            if turn > 0:
-                microseconds[way].append(1e6 * seconds / steps)
-    medians = {way: statistics.median(values) for way, values in microseconds.items()}
-    return {
-        "workload": name,
-        "steps": steps,
-        "turns": turns,
-        "threads": torch.get_num_threads(),
-        "microseconds_per_step": {
-            way: {"median": medians[way], "min": min(values), "max": max(values)}
-            for way, values in microseconds.items()
-        },
-        "ratio_to_tuned_loop": medians["gradlab"] / medians["tuned loop"],
-        "ratio_to_plain_loop": medians["gradlab"] / medians["plain loop"],
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Time optimizer steps beside hand-written loops.")
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
+    names = [workload.name for workload in WORKLOADS]
+    parser.add_argument("--workloads", nargs="+", choices=names, metavar="W", default=names, help=", ".join(names))
     parser.add_argument("--data", type=Path, default=Path("data"), help="the folder that holds MNIST/raw")
+    parser.add_argument("--archive", type=Path, help="cifar10-jpeg.tar.xz, for the input path")
     parser.add_argument("--turns", type=int, default=5, help="measured turns of each way (default: %(default)s)")
-    parser.add_argument("--only", help=f"one workload of {', '.join(WORKLOADS)} (with --population also mnist+mlp)")
-    parser.add_argument("--population", action="store_true", help="many runs at once instead: see bench_population.py")
-    arguments = parser.parse_args()
-    if arguments.population:
-        import bench_population
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn (default: %(default)s)")
+    parser.add_argument("--compiled", action="store_true", help="a loop in torch.compile too; always so on a GPU")
+    parser.add_argument(
+        "--quick", action="store_true", help="try every part with next to no work; the figures mean nothing"
+    )
+    parser.add_argument(
+        "--into", type=Path, default=ROOT / "experiments" / "speed", help="(default: experiments/speed)"
+    )
+    parsed = parser.parse_args(arguments)
+    if parsed.quick:
+        parsed.turns, parsed.seconds = 1, 0.05
+    return parsed
 
-        bench_population.main(arguments.data, arguments.turns, arguments.only)
-        return
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    hardware = torch.cuda.get_device_name() if device.type == "cuda" else environment.processor()
 
-    results = []
-    for name, (overrides, steps) in WORKLOADS.items():
-        if arguments.only in (None, name):
-            root = [f"data.root={arguments.data}"] if "data=mnist" in overrides else []
-            results.append(measure(name, overrides + root, steps, arguments.turns, device))
+def main(arguments: list[str] | None = None) -> None:
+    parsed = parse(arguments)
+    results = Results(parsed.into)
+    parts: dict[str, Callable[[argparse.Namespace, Results], None]] = {
+        "start": start, "steps": steps, "overhead": overhead, "growth": growth, "input": inputs, "population": population,
+    }  # fmt: skip
+    left_out = {"population"} | ({"input"} if parsed.archive is None else set())
+    for part in parsed.only or [part for part in PARTS if part not in left_out]:
+        parts[part](parsed, results)
 
-    table = Table(title=f"µs for each optimizer step, median of {arguments.turns} (lowest–highest), on {hardware}")
-    for column in ("workload", "threads", "gradlab", "tuned loop", "plain loop", "gradlab / tuned", "gradlab / plain"):
-        table.add_column(column, justify="left" if column == "workload" else "right")
-    for result in results:
-        cells = [
-            f"{times['median']:,.0f} ({times['min']:,.0f}–{times['max']:,.0f})"
-            for times in result["microseconds_per_step"].values()
-        ]
-        ratios = [f"{result['ratio_to_tuned_loop']:.2f}", f"{result['ratio_to_plain_loop']:.2f}"]
-        table.add_row(result["workload"], str(result["threads"]), *cells, *ratios)
-    Console(width=140).print(table)
-    file = ROOT / "experiments" / "speed" / f"step_{device.type}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    record = {"hardware": hardware, "versions": environment.versions(), "results": results}
-    file.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"written to {file.relative_to(ROOT)}")
+
+def start(parsed: argparse.Namespace, results: Results) -> None:
+    from benchmarks import start as part
+
+    found = part.measure(parsed.turns, ["--cfg job", "first step, digits"] if parsed.quick else None)
+    results.show("start", part.rows(found))
+    results.write("start", found)
+
+
+def steps(parsed: argparse.Namespace, results: Results) -> None:
+    from benchmarks import steps as part
+
+    chosen: list[Workload] = [workload for workload in WORKLOADS if workload.name in parsed.workloads]
+    if parsed.quick:
+        chosen = [SMALL]
+    found = []
+    for workload in chosen:
+        compiled = parsed.compiled or (results.device != "cpu" and not parsed.quick)
+        found.append(part.measure(workload, parsed.data, parsed.turns, parsed.seconds, compiled))
+        results.show("steps", part.rows(found[-1]))
+        results.write("steps", found)
+
+
+def overhead(parsed: argparse.Namespace, results: Results) -> None:
+    from benchmarks import overhead as part
+
+    found = part.measure(["data=digits", "model=mlp"], 50 if parsed.quick else 15_000, parsed.turns)
+    results.show("overhead", part.rows(found))
+    results.write("overhead", found)
+
+
+def growth(parsed: argparse.Namespace, results: Results) -> None:
+    from benchmarks import growth as part
+
+    found = part.measure(parsed.turns, parsed.seconds / 2, parsed.quick)
+    results.show("growth", part.rows(found))
+    results.write("growth", found)
+    part.draw(found, results.into / f"growth_{results.device}.png")
+
+
+def inputs(parsed: argparse.Namespace, results: Results) -> None:
+    from benchmarks import inputs as part
+
+    if parsed.archive is None:
+        raise SystemExit("bench.py: the input path needs --archive, such as ../shared/data/cifar10-jpeg.tar.xz")
+    found = part.measure(parsed.archive, parsed.turns, 2_000 if parsed.quick else 40_000)
+    results.show("input", part.rows(found))
+    results.write("input", found)
+
+
+def population(parsed: argparse.Namespace, results: Results) -> None:
+    import bench_population
+
+    bench_population.main(parsed.data, parsed.turns, None)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ MISTAKES = [
     (["data=mnist", "data.root=nowhere"], ["train-images-idx3-ubyte", "nowhere/MNIST/raw", "data.root="]),
     (["data=cifar10"], ["'cifar-10-binary.tar.gz'", "/data/cifar-10-batches-bin", "data.download=true"]),
     (["data=emnist", "data.split=upper"], ["data.split must be one of byclass, bymerge", "not 'upper'"]),
+    (["data=moons", "trainer.views=mirrored"], ["trainer.views=mirrored mirrors images", "Choose trainer.views=plain"]),
     (["data=moons", "model=cnn"], ["model=cnn needs images", "model=mlp"]),
     (["data.class_weights=ballanced"], ["data.class_weights must be one of none, balanced", "'balanced'?"]),
     (["trainer.max_steps=5"], ["trainer.max_steps", "ambiguous"]),

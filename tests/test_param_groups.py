@@ -47,6 +47,18 @@ def test_uniform_is_one_group_of_what_learns() -> None:
     assert (group.lr_scale, group.decays) == (1.0, True)
 
 
+def test_norm_biases_learn_faster_and_do_not_decay() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.LayerNorm(8), nn.Linear(8, 2))
+    fast, others = choice("param_groups", "norm_biases", scale=64.0).of(model)
+    assert names([fast, others]) == [
+        ["1.bias", "3.bias"],
+        ["0.weight", "0.bias", "1.weight", "3.weight", "4.weight", "4.bias"],
+    ]
+    assert (fast.lr_scale, fast.decays, others.lr_scale, others.decays) == (64.0, False, 1.0, True)
+    (alike,) = choice("param_groups", "norm_biases").of(mlp())
+    assert (alike.lr_scale, alike.decays) == (1.0, True)
+
+
 def test_no_decay_exempts_vectors_embeddings_and_tokens() -> None:
     model = Sighted()
     exempt, decaying = choice("param_groups", "no_decay").of(model)

@@ -10,6 +10,7 @@ from gradlab.data.device import Batch, Chunk, TrainingChunks
 from gradlab.interruption import Interruption
 from gradlab.learner import Learner, Measured
 from gradlab.lightning import pl
+from gradlab.views import answers
 
 if TYPE_CHECKING:
     from gradlab.devices.ranks import Ranks
@@ -134,8 +135,8 @@ class Classifier(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
         images = batch.images if self.ranks is None else self.ranks.part(batch).images
-        answers = self._judged(images if len(images) else batch.images[:1])
-        self._answers.append(answers[: len(images)])
+        told = answers(self._judged, images if len(images) else batch.images[:1], self.learner.views)
+        self._answers.append(told[: len(images)])
         self._labels.append(batch.labels)
 
     def on_validation_epoch_end(self) -> None:

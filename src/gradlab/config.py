@@ -395,6 +395,11 @@ def _check_together(config: Config, origin: Origin) -> None:
     if not origin.elsewhere:
         config.trainer.check()
     config.model.check(config.spec)
+    if config.trainer.views != "plain" and config.spec.planar:
+        raise ConfigError(
+            f"trainer.views={config.trainer.views} mirrors images, and data={config.spec.name} has points "
+            f"(set {origin.of('trainer.views')}). Choose trainer.views=plain."
+        )
     config.param_groups.check(config.optimizer)
     if isinstance(config.optimizer, ScheduleFree):
         config.optimizer.check(config.schedule.name, config.wrapper.name, config.averaging.name)

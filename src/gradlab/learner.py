@@ -50,6 +50,7 @@ class Learner:
         averaging: of the weights, for validation and test.
         clip_norm, clip_value: bounds of the gradients, see ``settings.Trainer``; or None.
         accumulate: parts of a mini-batch that pass through the network one after the other.
+        views: what validation and test show of an image, see ``views.py``.
 
     ``point`` is the run's in a sweep; ``compiled`` makes its gradients and updates, where that is one function
     (``compiled.py``). Where another makes the optimizer's steps, that one or ``population.py``, ``settle`` brings the
@@ -73,6 +74,7 @@ class Learner:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         accumulate: int = 1,
+        views: str = "plain",
     ) -> None:
         self.model = model
         self.loss_config = loss
@@ -88,6 +90,7 @@ class Learner:
         self.clip_norm = clip_norm
         self.clip_value = clip_value
         self.accumulate = accumulate
+        self.views = views
         self.ledger = Ledger(journal, horizon, log_steps, self.learning_rate)
         self.optimizer: torch.optim.Optimizer
         self.compiled: Callable[[int, Batch], Measured] | None = None

@@ -140,6 +140,37 @@ class Layerwise:
         return list(groups.values())
 
 
+@PARAM_GROUPS.register("norm_biases")
+@dataclass(frozen=True)
+class NormBiases:
+    """The biases of norms (BatchNorm, LayerNorm, GroupNorm) learn faster than all else, and do not decay.
+
+    airbench multiplies their rate by 64, where the norms have no scales (Jordan, 2024, https://arxiv.org/abs/2404.00498, section
+    3.4). A network without norms is trained as with ``uniform``.
+
+    scale: multiplies the learning rate of these biases, > 0.
+    """
+
+    name: str
+    scale: float
+
+    def __post_init__(self) -> None:
+        check_number(self, "scale", above=0)
+
+    def check(self, optimizer: Optimizer) -> None:
+        """Goes with any optimizer."""
+
+    def of(self, model: "nn.Module") -> list[Group]:
+        from torch import nn
+
+        norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+        biases = {id(layer.bias) for layer in model.modules() if isinstance(layer, norms) and layer.bias is not None}
+        fast = [pair for pair in trainable(model) if id(pair[1]) in biases]
+        others = [pair for pair in trainable(model) if id(pair[1]) not in biases]
+        groups = [Group(fast, self.scale, False), Group(others, 1.0, True)]  # the final layer stays the last matrix
+        return [group for group in groups if group.params]
+
+
 def check_decays(optimizer: Optimizer, asked: str, instead: str) -> None:
     """Raise ``ConfigError`` unless ``optimizer`` has a weight decay. Its value may be 0: sweeps pass through 0."""
     chosen: Any = optimizer

@@ -19,6 +19,7 @@ from gradlab.stacked.clipping import clip
 from gradlab.stacked.losses import losses_of
 from gradlab.stacked.network import Stack
 from gradlab.stacked.updates import update_for
+from gradlab.views import answers
 
 Tuple = tuple[Batch, ...]
 
@@ -201,10 +202,12 @@ class Population(Classifier):
         self._judges = None if own else judged
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        if self._judges is None:
-            self._answers.append(self.stack.evaluate(batch.images))
-        else:
-            self._answers.append(torch.stack([network(batch.images) for network in self._judges]))
+        judges = self._judges
+
+        def ask(images: torch.Tensor) -> torch.Tensor:
+            return self.stack.evaluate(images) if judges is None else torch.stack([each(images) for each in judges])
+
+        self._answers.append(answers(ask, batch.images, self.learner.views))
         self._labels.append(batch.labels)
 
     def on_validation_epoch_end(self) -> None:

@@ -163,6 +163,7 @@ def prepare_learner(config: Config, splits: "Splits", model: "nn.Module", journa
         clip_norm=config.trainer.clip_norm,
         clip_value=config.trainer.clip_value,
         accumulate=config.trainer.accumulate,
+        views=config.trainer.views,
         class_weights=weights,
     )
 

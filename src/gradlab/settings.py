@@ -11,6 +11,7 @@ from gradlab.bounds import check_number, check_option
 from gradlab.durations import UNITS_OF_A_RUN, Horizon, duration_of
 from gradlab.errors import ConfigError, FieldError
 from gradlab.registry import Registry
+from gradlab.views import VIEWS
 
 MULTIPLY_ADDS_PER_THREAD = 2_000_000
 """Multiply-adds of a forward pass that are worth a CPU thread. Measured on two idle cores, one thread against two: 1.10
@@ -49,6 +50,8 @@ class Trainer:
     clip_value: every entry of the gradients is brought into ±clip_value, > 0; or null.
     accumulate: parts into which a batch is cut, ≥ 1, whose gradients are added up before the step: the step of the whole
         batch, up to rounding and BatchNorm's statistics, in that share of the memory.
+    views: what validation and test, and whoever asks the network later, show it of an image: ``plain``, ``mirrored`` (the mean answer
+        to it and its mirror image) or ``shifted`` (and to both moved by a pixel: six views), see ``views.py``.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Trainer:
     clip_norm: float | None
     clip_value: float | None
     accumulate: int
+    views: str
 
     def __post_init__(self) -> None:
         check_option(self, "precision", ["fp32", "bf16", "fp64"])
@@ -96,6 +100,7 @@ class Trainer:
                 f"and trainer.clip_norm are both given, {self.clip_value:g} and {self.clip_norm:g}. Set one to null",
             )
         check_number(self, "accumulate", at_least=1)
+        check_option(self, "views", list(VIEWS))
 
     def horizon(self, train_examples: int, batch_examples: int) -> Horizon:
         """The length of a run over ``train_examples`` images in batches of ``batch_examples``."""

@@ -13,6 +13,7 @@ from gradlab.data.device import Normalization, Preparation, Raw
 from gradlab.data.spec import DataSpec
 from gradlab.errors import CheckpointError, ConfigError
 from gradlab.models import MODELS
+from gradlab.views import answers
 
 LARGEST_SIDE = 2**16
 """Pixels (and channels) of an image's side that are believed."""
@@ -27,6 +28,7 @@ class Trained:
     model: in evaluation mode, on ``device``.
     preparation: the run's normalisation.
     step: the optimizer step it is from.
+    views: what it is shown of an image, see ``views.py``.
     """
 
     config: dict[str, Any]
@@ -35,11 +37,12 @@ class Trained:
     preparation: Preparation
     device: torch.device
     step: int
+    views: str
 
     def logits(self, raw: Raw) -> torch.Tensor:
         """Logits [batch, classes] of stored images [batch, channels, height, width], both on ``device``."""
         with torch.inference_mode():
-            return self.model(self.preparation.evaluation(raw).images)  # type: ignore[no-any-return]
+            return answers(self.model, self.preparation.evaluation(raw).images, self.views)
 
 
 def images_record(spec: DataSpec, normalization: Normalization) -> dict[str, Any]:
@@ -118,6 +121,7 @@ def open_trained(checkpoint: Path, device: str, imports: list[str]) -> Trained:
     if getattr(entry, "pretrained", None) is not None:
         entry = dataclasses.replace(entry, pretrained=None)  # the checkpoint holds every weight
     precise = config["trainer"].get("precision") == "fp64"
+    views = str(config["trainer"].get("views", "plain"))
     weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
     try:
         _refuse_other_shapes(entry, spec, weights)
@@ -134,4 +138,4 @@ def open_trained(checkpoint: Path, device: str, imports: list[str]) -> Trained:
         torch.tensor(images["mean"], dtype=torch.float64), torch.tensor(images["std"], dtype=torch.float64)
     )
     preparation = Preparation(normalization, where, torch.float64 if precise else torch.float32)
-    return Trained(config, spec, model.to(where).eval(), preparation, where, state["step"])
+    return Trained(config, spec, model.to(where).eval(), preparation, where, state["step"], views)

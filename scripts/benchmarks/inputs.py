@@ -1,7 +1,5 @@
 """How fast images reach the network: gradlab's input path beside torchvision's DataLoader, same files, same transforms.
 
-    .venv/bin/python scripts/bench_input.py --archive ../shared/data/cifar10-jpeg.tar.xz
-
 The transforms are those of every CIFAR recipe: random crop with padding 4, random horizontal flip, normalisation; batches
 of 128. The ways take turns after a warm-up turn each, and a row is the median of the turns in images a second:
 
@@ -12,10 +10,7 @@ of 128. The ways take turns after a warm-up turn each, and a row is the median o
 Before that: seconds of the first load (from the archive, decoding everything) and of the cached load of ``image_folder``.
 """
 
-import argparse
-import json
 import os
-import statistics
 import tarfile
 import tempfile
 import time
@@ -23,7 +18,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import torch
 from PIL import Image
@@ -31,13 +25,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from gradlab import environment
-from gradlab.config import build_config
+from benchmarks.turns import spread
+from benchmarks.workloads import compose
 from gradlab.data.datasets.base import Splits
-from gradlab.entry import CONFIGS
 from gradlab.prepare import image_data
 
-ROOT = Path(__file__).resolve().parents[1]
 BATCH = 128
 
 
@@ -60,12 +52,11 @@ class Arrays(Dataset[tuple[Any, int]]):
 
 def load(archive: Path, cache: Path) -> tuple[Splits, Any, float]:
     """The splits of the archive, its configuration, and the seconds that loading took."""
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        overrides = [
-            "data=image_folder", f"data.root={archive}", f"data.cache_dir={cache}", f"data.batch_size={BATCH}",
-            "model=cnn", "augment=[crop,flip]",
-        ]  # fmt: skip
-        config = build_config(hydra.compose("config", overrides))
+    overrides = [
+        "data=image_folder", f"data.root={archive}", f"data.cache_dir={cache}", f"data.batch_size={BATCH}",
+        "model=cnn", "augment=[crop,flip]",
+    ]  # fmt: skip
+    config = compose(overrides)
     began = time.perf_counter()
     config.spec  # noqa: B018 - part of what a user waits for
     splits = config.data.load()
@@ -99,19 +90,15 @@ def rate(batches: Iterator[int], images: int) -> float:
     return done / (time.perf_counter() - began)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Time the input path beside torchvision's DataLoader.")
-    parser.add_argument("--archive", type=Path, required=True, help="cifar10-jpeg.tar.xz, one folder per class")
-    parser.add_argument("--turns", type=int, default=5)
-    arguments = parser.parse_args()
+def measure(archive: Path, turns: int, images: int = 40_000) -> dict[str, Any]:
+    """Images a second by each way, over ``images`` of them (a quarter for the slower ways), and seconds of the loads."""
     with tempfile.TemporaryDirectory() as scratch:
         cache = Path(scratch) / "cache"
-        splits, config, first = load(arguments.archive, cache)
-        _, _, cached = load(arguments.archive, cache)
-        print(f"first load {first:.1f} s, cached load {cached:.2f} s, {len(splits.train):,} training images")
+        splits, config, first = load(archive, cache)
+        _, _, cached = load(archive, cache)
         files = Path(scratch) / "files"
-        with tarfile.open(arguments.archive) as archive:
-            archive.extractall(files, filter="data")
+        with tarfile.open(archive) as opened:
+            opened.extractall(files, filter="data")
         (train,) = (path for path in files.rglob("train") if path.is_dir())
         transform = transforms.Compose(
             [
@@ -124,36 +111,31 @@ def main() -> None:
         arrays = Arrays(np.asarray(splits.train.images), splits.train.labels, transform)
         folder = ImageFolder(str(train), transform)
         ways: dict[str, Callable[[], float]] = {
-            "gradlab": lambda: rate(gradlab_batches(config, splits), 40_000),
-            "DataLoader, arrays": lambda: rate(loader_batches(arrays), 10_000),
-            "DataLoader, files": lambda: rate(loader_batches(folder), 10_000),
+            "gradlab": lambda: rate(gradlab_batches(config, splits), images),
+            "DataLoader, arrays": lambda: rate(loader_batches(arrays), images // 4),
+            "DataLoader, files": lambda: rate(loader_batches(folder), images // 4),
         }
         found: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(arguments.turns + 1):
+        for round_ in range(-1, turns):
             for name, way in ways.items():
                 speed = way()
-                if turn > 0:
+                if round_ >= 0:
                     found[name].append(speed)
-    medians = {name: statistics.median(values) for name, values in found.items()}
-    for name, values in found.items():
-        print(
-            f"{name:<20}{medians[name]:>12,.0f} images/s ({min(values):,.0f}–{max(values):,.0f})   "
-            f"gradlab is {medians['gradlab'] / medians[name]:.1f} times as fast"
-        )
-    record = {
-        "hardware": environment.processor(),
-        "versions": environment.versions(),
-        "turns": arguments.turns,
+    return {
+        "turns": turns,
         "first_load_seconds": first,
         "cached_load_seconds": cached,
-        "images_per_second": {
-            name: {"median": medians[name], "min": min(values), "max": max(values)} for name, values in found.items()
-        },
+        "images_per_second": {name: spread(values) for name, values in found.items()},
     }
-    file = ROOT / "experiments" / "speed" / "input_cpu.json"
-    file.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"written to {file.relative_to(ROOT)}")
 
 
-if __name__ == "__main__":
-    main()
+def rows(result: dict[str, Any]) -> list[list[str]]:
+    rates = result["images_per_second"]
+    return [
+        [
+            name,
+            f"{each['median']:,.0f} ({each['min']:,.0f}–{each['max']:,.0f})",
+            f"{rates['gradlab']['median'] / each['median']:.1f}",
+        ]
+        for name, each in rates.items()
+    ]

@@ -1,0 +1,187 @@
+"""Tests, benchmarks and trainings on a GPU within nine minutes; see scripts/gpu_check.sh."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "scripts"
+NOISE = [
+    f"hydra.searchpath=[file://{SCRIPTS / 'benchmarks' / 'configs'}]",
+    "data=random_images",
+    "imports=[benchmarks.random_images]",
+]
+GRACE = 5.0  # seconds between asking a part to end and ending it
+
+
+@dataclass(frozen=True)
+class Part:
+    """One command with the seconds that it may take. ``runs``: a folder in which train.py leaves runs, to be read afterwards."""
+
+    name: str
+    command: list[str]
+    seconds: float
+    runs: Path | None = None
+
+
+def parts(parsed: argparse.Namespace, work: Path) -> list[Part]:
+    """What is done, in the order of how much one wants to know it. The seconds add up to nine minutes."""
+    python, rehearsal = sys.executable, parsed.cpu_rehearsal
+    bench = [python, str(SCRIPTS / "bench.py"), "--into", str(parsed.into), "--data", str(parsed.data)]
+    train = [python, str(ROOT / "train.py")]
+    quick = ["--quick"] if rehearsal else []
+    images = NOISE
+    if parsed.images:
+        images = [
+            "data=image_folder",
+            f"data.root={parsed.images}",
+            f"data.cache_dir={work / 'cache'}",
+            "data.batch_size=1024",
+        ]
+    size = ["data.batch_size=1024", "data.val_fraction=0.02"] if not parsed.images else []
+    if rehearsal:
+        images, size = (
+            NOISE,
+            [
+                "data.examples=600",
+                "data.batch_size=100",
+                "model.widths=[8,8,8]",
+                "trainer.max_epochs=1",
+                "trainer.precision=fp32",
+            ],
+        )
+    sweep = [
+        "-m",
+        "data=digits",
+        "model=mlp",
+        f"optimizer.lr=logspace(1e-4,1e-1,{4 if rehearsal else 32})",
+        "tracking=none",
+        "plots=false",
+    ]
+    sweep += [f"trainer.max_epochs={1 if rehearsal else 10}"]
+    cifar = ["experiment=cifar10_speed", *images, *size, "plots=false"]
+
+    def training(name: str, arguments: list[str], seconds: float) -> Part:
+        return Part(name, [*train, *arguments, f"output_dir={work / name}"], seconds, work / name)
+
+    return [
+        Part("tests", [python, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-m", "gpu", str(ROOT / "tests")], 90),
+        training("cifar", cifar, 60),
+        Part("steps", [*bench, "--only", "steps", "--seconds", "0.5", "--workloads", "cifar+resnet-9", "cifar+speed", "mnist+mlp", *quick], 170),
+        training("one-by-one", [*sweep, "hydra.launcher.population=off"], 60),
+        training("population", [*sweep, "hydra.launcher.population=auto"], 40),
+        training("cifar-seeds", ["-m", *cifar, f"seed=range(1,{3 if rehearsal else 21})", "hydra.launcher.population=off"], 80),
+        Part("start", [*bench, "--only", "start", "--turns", "3", *quick], 40),
+    ]  # fmt: skip
+
+
+def run(part: Part, log: Path, environment: dict[str, str]) -> dict[str, Any]:
+    """Run a part in a process group of its own, for as long as it may take; what came of it."""
+    began = time.perf_counter()
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            part.command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
+            cwd=log.parent, start_new_session=True,
+        )  # fmt: skip
+        try:
+            process.wait(part.seconds)
+            ended = "ok" if process.returncode == 0 else f"exit status {process.returncode}"
+        except subprocess.TimeoutExpired:
+            ended = f"not done after {part.seconds:.0f} s"
+            for signum in (signal.SIGTERM, signal.SIGKILL):
+                os.killpg(process.pid, signum)
+                try:
+                    process.wait(GRACE)
+                    break
+                except subprocess.TimeoutExpired:
+                    continue
+    found: dict[str, Any] = {"ended": ended, "seconds": round(time.perf_counter() - began, 1)}
+    if part.runs is not None:
+        found["runs"] = read_runs(part.runs)
+    if ended != "ok":
+        found["said"] = log.read_text(errors="replace").splitlines()[-15:]
+    return found
+
+
+def read_runs(folder: Path) -> list[dict[str, Any]]:
+    """What the runs below ``folder`` came to: status, accuracies and seconds."""
+    told = []
+    for file in sorted(folder.rglob("result.json")):
+        result = json.loads(file.read_text())
+        metrics = {key: value for key, value in result["metrics"].items() if "accuracy" in key}
+        told.append(
+            {
+                "status": result["status"],
+                "metrics": metrics,
+                "seconds": result.get("seconds", {}),
+                "device": result.get("device"),
+            }
+        )
+    return told
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="gpu_check.sh", description=__doc__)
+    parser.add_argument(
+        "--into", type=Path, default=ROOT / "experiments" / "speed", help="(default: experiments/speed)"
+    )
+    parser.add_argument(
+        "--data", type=Path, default=ROOT / "data", help="the folder that holds MNIST/raw (default: data)"
+    )
+    parser.add_argument(
+        "--images", type=Path, help="CIFAR-10 as pictures, such as cifar10-jpeg.tar.xz; without: noise, no accuracies"
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="PART", help="of tests, cifar, steps, one-by-one, population, cifar-seeds, start"
+    )
+    parser.add_argument("--cpu-rehearsal", action="store_true", help="every part on the CPU with next to no work")
+    parsed = parser.parse_args()
+    for name in ("into", "data", "images"):
+        if getattr(parsed, name) is not None:
+            setattr(parsed, name, getattr(parsed, name).absolute())
+
+    import torch
+
+    if not torch.cuda.is_available() and not parsed.cpu_rehearsal:
+        print(
+            "gpu_check: torch finds no CUDA device here. --cpu-rehearsal walks through all parts on the CPU.",
+            file=sys.stderr,
+        )
+        return 1
+    hardware = "none: a rehearsal on the CPU" if parsed.cpu_rehearsal else torch.cuda.get_device_name()
+    from gradlab.environment import versions
+
+    parsed.into.mkdir(parents=True, exist_ok=True)
+    work = parsed.into / "gpu_check"
+    work.mkdir(exist_ok=True)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH", "")]))
+    }
+    if parsed.cpu_rehearsal:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    record: dict[str, Any] = {"hardware": hardware, "versions": versions(), "parts": {}}
+    began = time.perf_counter()
+    for part in parts(parsed, work):
+        if parsed.only and part.name not in parsed.only:
+            continue
+        print(f"gpu_check: {part.name}, at most {part.seconds:.0f} s …", flush=True)
+        found = record["parts"][part.name] = run(part, work / f"{part.name}.log", environment)
+        record["seconds"] = round(time.perf_counter() - began, 1)
+        (parsed.into / "gpu_check.json").write_text(json.dumps(record, indent=1) + "\n")  # whatever comes next
+        print(f"gpu_check: {part.name}: {found['ended']}, {found['seconds']} s", flush=True)
+    failed = [name for name, found in record["parts"].items() if found["ended"] != "ok"]
+    print(f"gpu_check: {record['seconds']:.0f} s in all, on {hardware}; written to {parsed.into / 'gpu_check.json'}")
+    if failed:
+        print(f"gpu_check: not whole: {', '.join(failed)} (logs in {work})", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
