@@ -190,7 +190,7 @@ def choose_speed(
     (learner,), size, calls = prepared.learners, config.batch_examples, prepared.calls
     leaves = [call for call in calls if call.leaf]
     convolutions = any(parameter.dim() == 4 for parameter in learner.model.parameters())
-    work = Work(len(leaves), size * calls[0].multiply_adds, convolutions)
+    work = Work(len(leaves), size * calls[0].multiply_adds, convolutions, prepared.threads)
     key = key_of(_of_the_step(config))
 
     def rehearse() -> "Rehearsal":

@@ -32,8 +32,11 @@ COMPILING, COMPILING_CALL = 8.0, 0.7
 """Seconds that a compilation takes, and for each layer more; until one of this network has been timed."""
 LEAST_RATIO = 0.25
 """No compiled step was a smaller share of the eager one."""
-RATIO, RATIO_CONVOLUTIONS = 0.5, 0.8
-"""What share of an eager step a compiled one takes, until one has been timed; and of networks with convolutions."""
+CONVOLUTIONS_RATIO = 0.85
+"""That share, until one has been timed, of networks with convolutions: those are the same library's in both."""
+COMPILED_CALL, PRODUCTS_RATE = 100e-6, 40e9
+"""What a compiled step takes without convolutions, until one has been timed: so many seconds, and those of its multiply-adds, of
+which a thread makes so many in a second."""
 WORTH_TRYING = 20
 """A run as long as so many compilations tries one in any case: it costs that run a twentieth."""
 
@@ -45,15 +48,23 @@ class Work:
     layers: calls of layers in a forward pass.
     multiply_adds: of a forward pass over the whole mini-batch; the backward pass costs twice that.
     convolutions: whether there are any.
+    threads: of torch.
     """
 
     layers: int
     multiply_adds: int
     convolutions: bool
+    threads: int = 1
 
     @property
     def seconds_at_most(self) -> float:
         return CALL * self.layers + 3 * self.multiply_adds / RATE
+
+    def compiled_estimate(self, eager: float) -> float:
+        """Seconds of a compiled step, where an eager one takes ``eager``."""
+        products = COMPILED_CALL + 3 * self.multiply_adds / PRODUCTS_RATE / self.threads
+        share = CONVOLUTIONS_RATIO if self.convolutions else products / eager
+        return min(max(share, LEAST_RATIO), 1.0) * eager
 
 
 @dataclass
@@ -142,8 +153,7 @@ def estimates(paces: Paces, work: Work) -> tuple[float, float, float]:
     assert paces.eager is not None
     if paces.compiled is not None and paces.compiling is not None:
         return paces.eager, paces.compiled, paces.compiling
-    ratio = RATIO_CONVOLUTIONS if work.convolutions else RATIO
-    return paces.eager, ratio * paces.eager, COMPILING + COMPILING_CALL * work.layers
+    return paces.eager, work.compiled_estimate(paces.eager), COMPILING + COMPILING_CALL * work.layers
 
 
 def figures(steps: int, paces: Paces, work: Work) -> str:
