@@ -182,7 +182,7 @@ def test_a_plan_is_on_record_kept_by_a_resumed_sweep_and_taken_over_by_name(
     assert group is not None
     folder, journal = sweep_with(tmp_path / "one")
     seat = Seat(1, "")
-    plans = Plans(folder, journal, seat, "")
+    plans = Plans(folder, journal, seat)
     assert plans.known(group, points, 8 * GIB) is None
     assert plans.measured(group, points, PACES, 8 * GIB).members == 8
     kept = json.loads((folder.path / "plan.json").read_text())
@@ -192,21 +192,29 @@ def test_a_plan_is_on_record_kept_by_a_resumed_sweep_and_taken_over_by_name(
     (tags,) = [record["tags"] for record, _ in records(folder.journal) if record["kind"] == "tags"]
     assert tags["gradlab.plan"].startswith("32 points of adamw: 8 at once; a step takes, for each, 400 µs alone")
     # Resumed with other memory free: as before. Another sweep: from what is remembered, and from the plan that it names.
-    assert (again := Plans(folder, journal, seat, "").known(group, points, GIB)) is not None
+    assert (again := Plans(folder, journal, seat).known(group, points, GIB)) is not None
     assert (again.members, again.way) == (8, "8 at once (as before)")
     other, its_journal = sweep_with(tmp_path / "other")
-    assert (recalled := Plans(other, its_journal, seat, "").known(group, points, GIB // 2)) is not None
+    assert (recalled := Plans(other, its_journal, seat).known(group, points, GIB // 2)) is not None
     assert recalled.way == "alone (remembered)"
     third, third_journal = sweep_with(tmp_path / "third")
     for named in (folder.path, folder.path / "plan.json"):
-        assert (taken := Plans(third, third_journal, seat, "", pinned(str(named))).known(group, points, 0)) is not None
+        assert (
+            taken := Plans(third, third_journal, seat, pinned=pinned(str(named))).known(group, points, 0)
+        ) is not None
         assert taken.way == "8 at once (pinned)"
     for each in (journal, its_journal, third_journal):
         each.close()
 
 
 @pytest.mark.parametrize(
-    "content", [None, "[", '{"version": 1, "groups": [{"group": "a", "members": 0}]}', '{"version": 2, "groups": []}']
+    "content",
+    [
+        None,
+        "[",
+        '{"version": 1, "groups": [{"group": "a", "members": 0, "compiled": false}]}',
+        '{"version": 2, "groups": []}',
+    ],
 )
 def test_a_plan_that_is_none_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:

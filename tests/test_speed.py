@@ -27,7 +27,7 @@ class Rehearsal:
         self.asked.append("eager")
         return self.eager_step
 
-    def compiled(self) -> tuple[float, float] | str:
+    def compiled(self, timed: bool = True) -> tuple[float, float] | str:
         self.asked.append("compiled")
         return self.obstacle or (self.compiling, self.compiled_step)
 

@@ -6,21 +6,24 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gradlab import environment
 from gradlab.classifier import Classifier
 from gradlab.config import Config
 from gradlab.errors import is_out_of_memory
 from gradlab.population import Population
-from gradlab.prepare import lightning_trainer, prepare
+from gradlab.prepare import Prepared, lightning_trainer, prepare, stepping
+from gradlab.speed import estimates
 from gradlab.tracking.journal import Journal
 
 if TYPE_CHECKING:
     from gradlab.data.datasets.base import Splits
+    from gradlab.lightning import pl
 
 WARM_UP, LEAST_STEPS = 2, 5
 NO_BETTER = 1.25
@@ -39,11 +42,13 @@ class Pace:
     members: trained at once; 1 for a run alone.
     seconds: of a step, for each member; the lower quartile. Infinity where there is not the memory for it.
     memory: bytes that the training took at its peak, or would take; 0 where that cannot be told.
+    compiling: seconds of compiling that come before steps of one compiled function; 0 for eager steps.
     """
 
     members: int
     seconds: float
     memory: int
+    compiling: float = 0.0
 
 
 def measure(
@@ -84,16 +89,42 @@ def measure(
     return paces
 
 
+def compiled_pace(config: Config, splits: "Splits", paces: Sequence[Pace], work: float) -> Pace | None:
+    """The pace of a run alone whose step is one compiled function; None where that would not pay, or cannot be.
+
+    Args:
+        config, splits: of the run.
+        paces: of eager steps, the first that of a run alone.
+        work: steps that a process makes in all, of this run and of others like it, which share what is compiled.
+    """
+    best = min(pace.seconds for pace in paces)
+    with _prepared(config, splits, 1) as (prepared, trainer):
+        device = trainer.strategy.root_device
+        prepared.data.place(device)
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.processor()
+        own = stepping(config, prepared, trainer, name)
+        known = own.memory.recall()
+        known.eager = known.eager or paces[0].seconds
+        _, compiled, compiling = estimates(known, own.work)
+        if known.obstacle or work * (best - compiled) <= compiling:
+            return None
+        if known.compiled is None or known.compiling is None:
+            tried = own.rehearse().compiled()
+            if isinstance(tried, str):
+                known.obstacle = tried
+            else:
+                known.compiling, known.compiled = tried
+            own.memory.keep(known)
+        if known.compiled is None or known.compiling is None:
+            return None
+        return Pace(1, known.compiled, paces[0].memory, known.compiling)
+
+
 def _pace(config: Config, splits: "Splits", size: int) -> Pace:
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as cleanup:
-        journals = [Journal(Path(folder) / str(member)) for member in range(size)]
-        for journal in journals:
-            cleanup.callback(journal.close)
-        device = lightning_trainer(config, []).strategy.root_device
-        forget_peak(device)
-        before = peak_memory(device)
-        prepared = prepare([config] * size, splits, journals)
-        cleanup.callback(prepared.data.close)
+    device = lightning_trainer(config, []).strategy.root_device
+    forget_peak(device)
+    before = peak_memory(device)
+    with _prepared(config, splits, size) as (prepared, _):
         module: Any = Classifier(prepared.learners[0])
         if size > 1:
             module = Population(prepared.learners, [config.seed] * size)
@@ -116,6 +147,18 @@ def _pace(config: Config, splits: "Splits", size: int) -> Pace:
         # The lower quartile: what else runs on the machine makes steps longer, never shorter.
         quartile = statistics.quantiles(took[WARM_UP:], n=4)[0] if len(took) > WARM_UP + 1 else min(took)
         return Pace(size, quartile / size, max(0, peak_memory(device) - before))
+
+
+@contextlib.contextmanager
+def _prepared(config: Config, splits: "Splits", size: int) -> "Iterator[tuple[Prepared, pl.Trainer]]":
+    """``size`` times the same run, ready to be trained, with journals that nobody reads."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as cleanup:
+        journals = [Journal(Path(folder) / str(member)) for member in range(size)]
+        for journal in journals:
+            cleanup.callback(journal.close)
+        prepared = prepare([config] * size, splits, journals)
+        cleanup.callback(prepared.data.close)
+        yield prepared, lightning_trainer(config, [])
 
 
 def forget_peak(device: torch.device) -> None:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from gradlab.lightning import pl
     from gradlab.models.trace import Call
     from gradlab.rehearsal import Rehearsal
-    from gradlab.speed import Speed
+    from gradlab.speed import Memory as SpeedMemory
+    from gradlab.speed import Speed, Work
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
 
@@ -168,25 +169,35 @@ def prepare_learner(config: Config, splits: "Splits", model: "nn.Module", journa
     )
 
 
-def choose_speed(
-    config: Config, prepared: Prepared, trainer: "pl.Trainer", device: str, kept: str | None
-) -> "tuple[Speed, Callable[[Learner], CompiledStep] | None]":
-    """Which steps a run takes, and what makes the compiled ones; its images are on their device.
+@dataclass(frozen=True)
+class Stepping:
+    """What decides which steps a run takes.
+
+    work: of a step.
+    key: see ``compiled.CompiledStep``.
+    memory: of this machine, for such steps.
+    rehearse: gives what tries them out.
+    """
+
+    work: "Work"
+    key: str
+    memory: "SpeedMemory"
+    rehearse: "Callable[[], Rehearsal]"
+
+
+def stepping(config: Config, prepared: Prepared, trainer: "pl.Trainer", device: str) -> Stepping:
+    """Of a run whose images are on their device.
 
     Args:
         config: of the run.
         prepared: for it alone.
         trainer: Lightning's, which will train it.
         device: in words.
-        kept: see ``speed.choose``.
     """
     import torch
 
-    from gradlab.speed import COMPILED, EAGER, Memory, Speed, Work, choose
+    from gradlab.speed import Memory, Work
 
-    if config.trainer.devices > 1:
-        alone = f"eager steps: with trainer.devices={config.trainer.devices} none are compiled"
-        return Speed(EAGER, "" if config.trainer.speed == "safe" else alone), None
     (learner,), size, calls = prepared.learners, config.batch_examples, prepared.calls
     leaves = [call for call in calls if call.leaf]
     convolutions = any(parameter.dim() == 4 for parameter in learner.model.parameters())
@@ -200,13 +211,30 @@ def choose_speed(
         context = trainer.strategy.precision_plugin.train_step_context
         return Rehearsal(learner, prepared.data, key, size, like, context)
 
-    memory = Memory(key, prepared.threads, device)
-    speed = choose(config.trainer.speed, kept, config.horizon.total_steps, work, rehearse, memory)
+    return Stepping(work, key, Memory(key, prepared.threads, device), rehearse)
+
+
+def choose_speed(
+    config: Config, prepared: Prepared, trainer: "pl.Trainer", device: str, kept: str | None
+) -> "tuple[Speed, Callable[[Learner], CompiledStep] | None]":
+    """Which steps a run takes, and what makes the compiled ones.
+
+    Args:
+        config, prepared, trainer, device: see ``stepping``.
+        kept: see ``speed.choose``.
+    """
+    from gradlab.speed import COMPILED, EAGER, Speed, choose
+
+    if config.trainer.devices > 1:
+        alone = f"eager steps: with trainer.devices={config.trainer.devices} none are compiled"
+        return Speed(EAGER, "" if config.trainer.speed == "safe" else alone), None
+    own = stepping(config, prepared, trainer, device)
+    speed = choose(config.trainer.speed, kept, config.horizon.total_steps, own.work, own.rehearse, own.memory)
     if speed.steps != COMPILED:
         return speed, None
     from gradlab.compiled import CompiledStep
 
-    return speed, functools.partial(CompiledStep, key=key, batch_size=size)
+    return speed, functools.partial(CompiledStep, key=own.key, batch_size=config.batch_examples)
 
 
 def _of_the_step(config: Config) -> list[object]:

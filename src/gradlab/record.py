@@ -48,6 +48,7 @@ class Place:
     report: told of the training's progress.
     together: the points that are trained at once with the run, its own included; empty for a run alone.
     plan: how many runs are trained at once, and how that was chosen, in words; or None.
+    steps: ``eager`` or ``compiled``, where its sweep has chosen that; or None.
     settled: told what the run came to where others are trained on without it; or None.
     """
 
@@ -60,6 +61,7 @@ class Place:
     together: tuple[str, ...] = ()
     settled: "Callable[[Any], None] | None" = None
     plan: str | None = None
+    steps: str | None = None
 
 
 class RunRecord:
@@ -87,7 +89,7 @@ class RunRecord:
     ) -> None:
         self.config = config
         self.point = place.point if place else None
-        self.plan = place.plan if place else None
+        self.plan, self._steps = (place.plan, place.steps) if place else (None, None)
         self.resumed = resumed
         self.lines: list[str] = []
         """What a person is told as the run begins."""
@@ -157,9 +159,9 @@ class RunRecord:
 
     @property
     def kept_speed(self) -> str | None:
-        """Which steps the process took that wrote the checkpoint, ``eager`` or ``compiled``; None where none goes on."""
+        """Which steps the process took that wrote the checkpoint, ``eager`` or ``compiled``; else what the sweep has chosen, if it has."""
         if self.checkpoint is None or (self.resumed and self.resumed.fork):
-            return None
+            return self._steps
         return self.checkpoint.state.get("speed")
 
     def say(self, fingerprint: Fingerprint, data_sha256: str) -> list[str]:

@@ -62,8 +62,8 @@ class Rehearsal:
             except torch.OutOfMemoryError:
                 return "there is no memory for trying others out"
 
-    def compiled(self) -> tuple[float, float] | str:
-        """Seconds of the compilation, and of a step of what it has made; or why there is none, in a few words."""
+    def compiled(self, timed: bool = True) -> tuple[float, float] | str:
+        """Seconds of the compilation, and of a step of what it has made (0 if not ``timed``); or why there is none."""
         with self._apart():
             twin = self.learner.twin(self.like)
             try:
@@ -82,7 +82,7 @@ class Rehearsal:
                 return str(error)
             except Exception as error:  # a compiler can fail in any way at all
                 return f"torch.compile does not take this network ({type(error).__name__}: {_first_line(error)})"
-            return compiling, self._timed(twin)
+            return compiling, self._timed(twin) if timed else 0.0
 
     def _timed(self, learner: Learner) -> float:
         took: list[float] = []

@@ -108,7 +108,7 @@ def choose(
     if asked == "safe" or (asked == "auto" and kept == EAGER):
         return Speed(EAGER)
     if asked == "max" or kept == COMPILED:
-        tried = rehearse().compiled()
+        tried = rehearse().compiled(timed=False)
         return Speed(EAGER, f"eager steps: {tried}") if isinstance(tried, str) else Speed(COMPILED, "compiled steps")
     if steps * work.seconds_at_most * (1 - LEAST_RATIO) < LEAST_COMPILING:
         return Speed(EAGER, f"eager steps: all {steps:,} are over before a compilation would be")

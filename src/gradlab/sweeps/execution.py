@@ -40,7 +40,7 @@ class Execution:
         journal: of the sweep.
         executor: has the workers.
         population: members of a population; 1 for each point alone, None for what measures fastest.
-        pinned: members of a population, by group; see ``plans.pinned``.
+        pinned: choices by group; see ``plans.pinned``.
         fail_fast: whether the first failed point ends the execution.
         table: told what happens.
         stopping: of hopeless points; or None.
@@ -53,7 +53,7 @@ class Execution:
         journal: Journal,
         executor: Executor,
         population: int | None,
-        pinned: dict[str, int],
+        pinned: dict[str, Plan],
         fail_fast: bool,
         table: Table,
         stopping: EarlyStopping | None = None,
@@ -70,7 +70,7 @@ class Execution:
         self.left: str | None = None
         self._waiting: deque[list[Point]] = deque()
         self._unplanned: dict[str, list[Point]] = {}
-        self.plans = Plans(record.folder, journal, executor.seat, executor.machine, pinned)
+        self.plans = Plans(record.folder, journal, executor.seat, executor.machine, executor.size, pinned)
         self._given_up: list[Point] = []
         self._deaths: dict[str, int] = {}
         self._failed_starts = 0
@@ -184,6 +184,8 @@ class Execution:
         for group, own in groups.items():
             if group is None or len(own) == 1 or self.population is not None:
                 self._waiting.extend(self._parcels(own, self.population or 1))
+            elif own[0].config is not None and own[0].config.trainer.speed == "max":
+                self._waiting.extend([point] for point in own)  # compiled, as was asked, which no population is
             elif plan := self.plans.known(group, own, self.executor.memory()):
                 self._follow(plan, own)
             else:
@@ -206,7 +208,7 @@ class Execution:
         made = self._parcels(points, plan.members)
         self._waiting.extend(made)
         for point in points:
-            point.plan = plan.way
+            point.plan, point.steps = plan.way, plan.steps
         config = points[0].config
         assert config is not None
         parts = f" in {len(made)} populations" if plan.members > 1 else ""
@@ -238,7 +240,7 @@ class Execution:
         being = {other.measuring for other in self.executor.workers}
         group = next((group for group in self._unplanned if group not in being), None)
         if group is not None and self._stop_at is None:
-            worker.measure(group, self._unplanned[group], int(SPARE * self.executor.memory()))
+            worker.measure(group, self._unplanned[group], int(SPARE * self.executor.memory()), self.executor.size)
             return True
         while self._waiting and self._stop_at is None:
             points, folders = [], []

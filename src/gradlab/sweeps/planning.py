@@ -30,11 +30,16 @@ def sizes_for(points: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one size: seconds of a step for each member, and bytes in all; see ``measuring.Pace``."""
+    """Of one way: seconds of a step for each member, bytes in all, seconds of compiling before; see ``measuring.Pace``."""
 
     members: int
     seconds: float
     memory: int
+    compiling: float = 0.0
+
+    @property
+    def compiled(self) -> bool:
+        return self.compiling > 0
 
 
 @dataclass(frozen=True)
@@ -45,18 +50,21 @@ class Plan:
     measured: what it was chosen from; nothing where it was not chosen by measurement.
     how: it was come to: ``measured``, ``remembered``, or in other words.
     share: bytes that a population may take; 0 where nobody asked.
+    compiled: whether the steps are those of one compiled function.
     """
 
     members: int
     measured: tuple[Measured, ...]
     how: str
     share: int = 0
+    compiled: bool = False
 
     def __str__(self) -> str:
         """``8 at once; a step takes, for each, 400 µs alone, 140 µs 8 at once (measured)``."""
         possible = [one for one in self.measured if math.isfinite(one.seconds)]
-        paces = ", ".join(f"{_time(one.seconds)} {_at_once(one.members)}" for one in possible)
-        told = f"{_at_once(self.members)}; a step takes, for each, {paces}" if paces else _at_once(self.members)
+        paces = ", ".join(f"{_time(one.seconds)} {_way(one.members, one.compiling)}" for one in possible)
+        chosen = _way(self.members, self.compiled)
+        told = f"{chosen}; a step takes, for each, {paces}" if paces else chosen
         large = [one for one in self.measured if one.members > 1 and one.memory > self.share > 0]
         if large:
             first = min(large, key=lambda one: one.members)
@@ -67,11 +75,18 @@ class Plan:
     @property
     def way(self) -> str:
         """What each run's record says."""
-        return f"{_at_once(self.members)} ({self.how})"
+        return f"{_way(self.members, self.compiled)} ({self.how})"
+
+    @property
+    def steps(self) -> str:
+        """``compiled`` or ``eager``: the steps of its runs; see ``speed.choose``."""
+        return "compiled" if self.compiled else "eager"
 
 
-def plan(measured: Sequence[Measured], points: int, steps: int, memory: int, how: str = "measured") -> Plan:
-    """The size of the least time for ``points`` runs of ``steps`` each.
+def plan(
+    measured: Sequence[Measured], points: int, steps: int, memory: int, how: str = "measured", workers: int = 1
+) -> Plan:
+    """The way of the least time for ``points`` runs of ``steps`` each.
 
     Args:
         measured: at least of size 1.
@@ -79,6 +94,7 @@ def plan(measured: Sequence[Measured], points: int, steps: int, memory: int, how
         steps: of each.
         memory: bytes that one worker has.
         how: they were come by.
+        workers: that train them, each of which compiles once.
     """
     share = int(SPARE * memory)
     asked = [one for one in measured if one.members <= points]
@@ -86,9 +102,10 @@ def plan(measured: Sequence[Measured], points: int, steps: int, memory: int, how
 
     def cost(one: Measured) -> float:
         beside = ALONE if one.members == 1 else MEMBER + (ALONE - MEMBER) / one.members
-        return steps * one.seconds + beside
+        return one.compiling + points / workers * (steps * one.seconds + beside)
 
-    return Plan(min(fits, key=cost).members, tuple(asked), how, share)
+    chosen = min(fits, key=cost)
+    return Plan(chosen.members, tuple(asked), how, share, chosen.compiled)
 
 
 class Memory:
@@ -102,7 +119,7 @@ class Memory:
         """What was measured of this group, for so many points; nothing where it was not."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             told = json.loads(self._file(group, seat, points).read_text())
-            return [Measured(int(one["members"]), float(one["seconds"]), int(one["memory"])) for one in told]
+            return [Measured(**one) for one in told]
         return []
 
     def keep(self, group: str, seat: Seat, points: int, measured: Sequence[Measured]) -> None:
@@ -124,6 +141,13 @@ class Memory:
 
 def _at_once(members: int) -> str:
     return "alone" if members == 1 else f"{members} at once"
+
+
+def _way(members: int, compiling: float) -> str:
+    """``8 at once``; ``alone, compiled (in 7 s)`` of a way with so many seconds of compiling, or True of a choice."""
+    if not compiling:
+        return _at_once(members)
+    return f"{_at_once(members)}, compiled" + ("" if compiling is True else f" (in {compiling:.0f} s)")
 
 
 def _time(seconds: float) -> str:

@@ -31,15 +31,23 @@ class Plans:
         journal: of the sweep, for its record.
         seat: what each worker may use.
         machine: whose measurements are remembered; see ``planning.Memory``.
-        pinned: members by group, from another sweep: see ``pinned``.
+        workers: of the sweep, at most.
+        pinned: choices by group, from another sweep: see ``pinned``.
     """
 
     def __init__(
-        self, folder: SweepFolder, journal: Journal, seat: Seat, machine: str, pinned: dict[str, int] | None = None
+        self,
+        folder: SweepFolder,
+        journal: Journal,
+        seat: Seat,
+        machine: str = "",
+        workers: int = 1,
+        pinned: dict[str, Plan] | None = None,
     ) -> None:
         self.file = folder.path / FILE
         self.journal = journal
         self.seat = seat
+        self.workers = workers
         self.pinned = pinned or {}
         self._memory = Memory(machine=machine)
         self._made: dict[str, dict[str, Any]] = {}
@@ -50,9 +58,9 @@ class Plans:
         """The plan of a group, if none has to be measured for it: pinned, that of the sweep before it was resumed, or remembered."""
         key = key_of(group)
         if key in self.pinned:
-            return self._on_record(group, points, Plan(self.pinned[key], (), "pinned"))
+            return self._on_record(group, points, self.pinned[key])
         if key in self._made:
-            return Plan(int(self._made[key]["members"]), (), "as before")
+            return dataclasses.replace(_plan_of(self._made[key]), how="as before")
         recalled = self._memory.recall(group, self.seat, len(points))
         return self._chosen(group, points, recalled, memory, "remembered") if recalled else None
 
@@ -64,7 +72,7 @@ class Plans:
     def _chosen(self, group: str, points: Sequence[Point], paces: Sequence[Measured], memory: int, how: str) -> Plan:
         assert points[0].config is not None
         steps = points[0].config.horizon.total_steps
-        return self._on_record(group, points, make_plan(paces, len(points), steps, memory, how))
+        return self._on_record(group, points, make_plan(paces, len(points), steps, memory, how, self.workers))
 
     def _on_record(self, group: str, points: Sequence[Point], plan: Plan) -> Plan:
         assert points[0].config is not None
@@ -85,8 +93,16 @@ class Plans:
         return [f"{entry['about']}: {entry['told']}" for entry in self._made.values()]
 
 
-def pinned(given: str | None) -> dict[str, int]:
-    """The members by group in the plan of an earlier sweep: ``given`` is its folder, or its ``plan.json``.
+def _plan_of(entry: dict[str, Any]) -> Plan:
+    """The choice of an entry of ``plan.json``."""
+    made = Plan(int(entry["members"]), (), "pinned", compiled=bool(entry["compiled"]))
+    if made.members < 1:
+        raise ValueError("damaged")
+    return made
+
+
+def pinned(given: str | None) -> dict[str, Plan]:
+    """The choices by group in the plan of an earlier sweep: ``given`` is its folder, or its ``plan.json``.
 
     Raises:
         ConfigError: there is no plan.
@@ -97,9 +113,9 @@ def pinned(given: str | None) -> dict[str, int]:
     file = path / FILE if path.is_dir() else path
     try:
         content = json.loads(file.read_text())
-        found = {str(entry["group"]): int(entry["members"]) for entry in content["groups"]}
-        if content["version"] != 1 or any(members < 1 for members in found.values()):
-            raise ValueError("of another version, or damaged")
+        found = {str(entry["group"]): _plan_of(entry) for entry in content["groups"]}
+        if content["version"] != 1:
+            raise ValueError("of another version")
     except (OSError, ValueError, KeyError, TypeError) as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ConfigError(

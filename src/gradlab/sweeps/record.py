@@ -43,6 +43,7 @@ class Point:
     reason: why it failed, was pruned or was killed.
     together: the ids of the points with which its last run was trained at once, its own included; of one alone empty.
     plan: how many are trained at once with it, and how that was chosen, in words; None for one that is always trained alone.
+    steps: ``eager`` or ``compiled``, where its plan decides that; else None.
     goes_on: whether its last run is gone on with, from its checkpoint, rather than another one begun.
     """
 
@@ -56,6 +57,7 @@ class Point:
     reason: str | None = None
     together: tuple[str, ...] = field(default=(), repr=False)
     plan: str | None = field(default=None, repr=False)
+    steps: str | None = field(default=None, repr=False)
     goes_on: bool = field(default=False, repr=False)
 
     @property
@@ -116,7 +118,7 @@ class SweepRecord:
 
 
 def _plain(point: Point) -> dict[str, Any]:
-    ours = ("config", "together", "plan", "goes_on")
+    ours = ("config", "together", "plan", "steps", "goes_on")
     return {key: value for key, value in vars(point).items() if key not in ours}
 
 

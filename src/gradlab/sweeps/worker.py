@@ -160,8 +160,10 @@ def measure(command: Message, images: Images) -> Message:
         _as_new()
         config = _config(composed)
         splits = images.load(config.data)
-        work = command["count"] * config.horizon.total_steps
+        work = command["count"] * config.horizon.total_steps / command["workers"]
         paces = measuring.measure(config, splits, sizes_for(command["count"]), MEASURING, command["memory"], work)
+        if config.trainer.speed == "auto" and (compiled := measuring.compiled_pace(config, splits, paces, work)):
+            paces.append(compiled)
     except Exception as error:  # its points will say so themselves
         return {"paces": [], "obstacle": f"{type(error).__name__} while it was measured"}
     return {"paces": [dataclasses.asdict(pace) for pace in paces], "obstacle": None}
@@ -229,6 +231,7 @@ def _train_at_once(
                     together,
                     settling(point["point"]),
                     point["plan"],
+                    point["steps"],
                 )
                 for folder, point in zip(folders, points, strict=True)
             ]

@@ -36,18 +36,20 @@ class Worker(abc.ABC):
         self.points, self.said = [*self.points, *points], {}
         told = [
             {"point": point.id, "name": point.name, "config": point.config.composed, "folder": str(folder)}
-            | {"goes_on": point.goes_on, "plan": point.plan}
+            | {"goes_on": point.goes_on, "plan": point.plan, "steps": point.steps}
             for point, folder in zip(points, folders, strict=True)
             if point.config is not None
         ]
         self.send({"do": "run", "points": told, "parent": parent, "command": command})
 
-    def measure(self, group: str, points: list[Point], memory: int) -> None:
-        """Have it measure how fast ``points``, all of ``group``, are trained, within ``memory`` bytes."""
+    def measure(self, group: str, points: list[Point], memory: int, workers: int) -> None:
+        """Have it measure how fast ``points``, all of ``group``, are trained, within ``memory`` bytes, as one of ``workers``."""
         self.measuring = group
         config = points[0].config
         assert config is not None
-        self.send({"do": "measure", "config": config.composed, "count": len(points), "memory": memory})
+        self.send(
+            {"do": "measure", "config": config.composed, "count": len(points), "memory": memory, "workers": workers}
+        )
 
     def prune(self, point: Point, reason: str) -> None:
         """Have it end ``point``, and no other, after the step that it is in."""
