@@ -120,6 +120,21 @@ def test_what_a_run_costs_beside_its_steps_counts() -> None:
     assert plan(slower, 8, 100_000, GIB).members == 1
 
 
+COMPILED = Measured(1, 100e-6, GIB // 10, compiling=7.2)
+
+
+def test_compilation_is_counted_against_all_that_a_worker_has_to_do() -> None:
+    ways = [*PACES, COMPILED]
+    short, long = plan(ways, 32, 1000, 8 * GIB), plan(ways, 32, 100_000, 8 * GIB)
+    assert (short.members, short.steps, long.members, long.steps) == (8, "eager", 1, "compiled")
+    assert long.way == "alone, compiled (measured)"
+    assert str(long).endswith("140 µs 8 at once, 300 µs 16 at once, 100 µs alone, compiled (in 7 s) (measured)")
+    # Each worker compiles once, and two have half as many runs each to gain from it.
+    assert plan(ways, 32, 8000, 8 * GIB, workers=1).steps == "compiled"
+    assert plan(ways, 32, 8000, 8 * GIB, workers=2).steps == "eager"
+    assert plan([PACES[0], COMPILED], 2, 8000, 8 * GIB).steps == "eager"
+
+
 def test_a_plan_says_what_it_was_chosen_from() -> None:
     told = str(plan(PACES[:2], 8, 1000, 8 * GIB, how="remembered"))
     assert told == "4 at once; a step takes, for each, 400 µs alone, 150 µs 4 at once (remembered)"

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gradlab.tracking.folder import SweepFolder
 from gradlab.tracking.journal import records
 from processes import Finished, train
@@ -97,3 +99,39 @@ def test_a_population_that_memory_does_not_hold_is_halved(tmp_path: Path) -> Non
     assert {point["status"] for point in found.values()} == {"finished"}
     assert max(point["population"] for point in found.values()) < 8
     assert max(point["population"] for point in found.values()) > 1
+
+
+@pytest.mark.slow
+def test_a_plan_of_compiled_steps_is_measured_followed_and_taken_over(tmp_path: Path) -> None:
+    """Where there is so much to do that compiling is tried: whatever it comes to, each run has the steps of the plan."""
+    cache = str(tmp_path / "cache")
+    swept = ["data.batch_size=128", "optimizer.lr=0.001,0.002", "trainer.max_epochs=null", "tracking=none", "-m"]
+    long = [*swept, "trainer.max_steps=30000", "hydra.launcher.workers=1"]
+    finished = train(tmp_path, *long, XDG_CACHE_HOME=cache, timeout=280)
+    assert finished.status == 0, finished.out + finished.err
+    (path,) = (tmp_path / "outputs").glob("*_sweep_*")
+    (entry,) = json.loads((path / "plan.json").read_text())["groups"]
+    assert any(one["compiling"] > 0 for one in entry["measured"]), entry
+    expected = "compiled" if entry["compiled"] else "eager"
+    for result in results(finished).values():
+        assert result["speed"] == expected
+        assert result["population"] == entry["members"]
+        assert result["plan"].endswith("(measured)")
+    # The plan of a sweep of other rates, taken over by name.
+    entry["compiled"], entry["members"] = True, 1
+    named = tmp_path / "named.json"
+    named.write_text(json.dumps({"version": 1, "groups": [entry]}))
+    other = tmp_path / "other"
+    other.mkdir()
+    pinned = train(
+        other,
+        *long[:1],
+        "optimizer.lr=0.003,0.004",
+        *long[2:],
+        f"hydra.launcher.plan={named}",
+        XDG_CACHE_HOME=cache,
+        timeout=280,
+    )
+    assert pinned.status == 0, pinned.out + pinned.err
+    assert "2 points of adamw: alone, compiled (pinned)" in pinned.out
+    assert {result["speed"] for result in results(pinned).values()} == {"compiled"}
