@@ -110,7 +110,8 @@ def test_the_plan_is_the_size_of_the_least_time() -> None:
     assert plan(PACES, 32, 1000, 8 * GIB).members == 8
     assert plan(PACES, 6, 1000, 8 * GIB).members == 4  # 8 would be more than there are
     assert plan(PACES, 32, 1000, GIB + 1).members == 4  # half of the memory holds no more
-    assert plan(PACES, 32, 1000, 0).members == 1
+    assert plan(PACES, 32, 1000, 1).members == 1
+    assert plan(PACES, 32, 1000, 0).members == 8  # as on a GPU, where what was measured did fit
     assert plan([Measured(1, 1e-3, 0), Measured(2, 2e-3, 0)], 32, 1000, GIB).members == 1
 
 
@@ -175,6 +176,8 @@ def test_what_does_not_fit_is_told_with_the_reason(compose: Compose) -> None:
         "4 at once; a step takes, for each, 400 µs alone, 150 µs 4 at once; 8 at once would take 3 GiB, and a worker may take 2 GiB "
         "(measured)"
     )
+    told = str(plan([*PACES[:2], Measured(8, math.inf, 3 * GIB)], 32, 1000, 0))
+    assert told.endswith("150 µs 4 at once; 8 at once would take 3 GiB, and there is less (measured)")
 
 
 def sweep_with(folder: Path) -> tuple[SweepFolder, Journal]:

@@ -63,9 +63,12 @@ def measure(
 
     The members are the same run again and again: what a step costs does not depend on its numbers. A size that by the one
     before it needs more than ``memory`` bytes is not tried, and is returned with a pace of infinity and what it would need;
-    so is one whose memory could not be had. Where the measurement is for ``work`` steps in all, it ends at a share of their time.
+    so is one whose memory could not be had. On a GPU its free memory is the bound. Where the measurement is for ``work`` steps in all, it ends at a share of their time.
     """
     began = time.perf_counter()
+    device = lightning_trainer(config, []).strategy.root_device
+    if device.type == "cuda":
+        memory = torch.cuda.mem_get_info(device)[0]
     paces: list[Pace] = []
     for size in sorted(sizes):
         best = min((pace.seconds for pace in paces), default=float("inf"))

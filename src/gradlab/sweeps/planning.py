@@ -41,6 +41,11 @@ class Measured:
     def compiled(self) -> bool:
         return self.compiling > 0
 
+    @property
+    def fits(self) -> bool:
+        """Whether there was the memory for it."""
+        return math.isfinite(self.seconds)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -61,15 +66,15 @@ class Plan:
 
     def __str__(self) -> str:
         """``8 at once; a step takes, for each, 400 µs alone, 140 µs 8 at once (measured)``."""
-        possible = [one for one in self.measured if math.isfinite(one.seconds)]
+        possible = [one for one in self.measured if one.fits]
         paces = ", ".join(f"{_time(one.seconds)} {_way(one.members, one.compiling)}" for one in possible)
         chosen = _way(self.members, self.compiled)
         told = f"{chosen}; a step takes, for each, {paces}" if paces else chosen
-        large = [one for one in self.measured if one.members > 1 and one.memory > self.share > 0]
+        large = [one for one in self.measured if one.members > 1 and (not one.fits or one.memory > self.share > 0)]
         if large:
             first = min(large, key=lambda one: one.members)
-            needed, share = (f"{bytes_ / (1 << 30):.2g} GiB" for bytes_ in (first.memory, self.share))
-            told += f"; {_at_once(first.members)} would take {needed}, and a worker may take {share}"
+            share = f"a worker may take {_gib(self.share)}" if self.share else "there is less"
+            told += f"; {_at_once(first.members)} would take {_gib(first.memory)}, and {share}"
         return f"{told} ({self.how})"
 
     @property
@@ -92,13 +97,13 @@ def plan(
         measured: at least of size 1.
         points: of the group.
         steps: of each.
-        memory: bytes that one worker has.
+        memory: bytes that one worker has; 0 where what was measured says what fits, as on a GPU.
         how: they were come by.
         workers: that train them, each of which compiles once.
     """
     share = int(SPARE * memory)
     asked = [one for one in measured if one.members <= points]
-    fits = [one for one in asked if one.members == 1 or one.memory <= share]
+    fits = [one for one in asked if one.members == 1 or (one.fits and (not memory or one.memory <= share))]
 
     def cost(one: Measured) -> float:
         beside = ALONE if one.members == 1 else MEMBER + (ALONE - MEMBER) / one.members
@@ -137,6 +142,10 @@ class Memory:
             sizes_for(points)[-1],
         )
         return self.folder / f"{key_of(group, machine)}.json"
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.2g} GiB"
 
 
 def _at_once(members: int) -> str:

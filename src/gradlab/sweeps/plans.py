@@ -72,6 +72,7 @@ class Plans:
     def _chosen(self, group: str, points: Sequence[Point], paces: Sequence[Measured], memory: int, how: str) -> Plan:
         assert points[0].config is not None
         steps = points[0].config.horizon.total_steps
+        memory = 0 if self.seat.device else memory  # that of a GPU is its worker's to tell
         return self._on_record(group, points, make_plan(paces, len(points), steps, memory, how, self.workers))
 
     def _on_record(self, group: str, points: Sequence[Point], plan: Plan) -> Plan:

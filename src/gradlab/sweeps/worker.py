@@ -280,6 +280,8 @@ def _as_new() -> None:
     torch.backends.cudnn.benchmark = False
     torch.set_default_dtype(torch.float32)
     torch.set_grad_enabled(True)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # blocks of a population's sizes are of little use to the next one
 
 
 def progress_report(events: IO[str]) -> Any:
