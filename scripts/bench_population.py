@@ -6,6 +6,7 @@
 * ``plain loop``: hand-written PyTorch as tutorials have it, one run after the other, with all cores' threads.
 * ``plain loop ×2``: the same in as many processes as there are cores, a thread each.
 * ``alone``: gradlab's own single run, in as many processes as there are cores, a thread each: a sweep without populations.
+* ``alone, compiled``: the same with the step as one compiled function.
 * ``K at once``: populations of K members, in as many processes as there are cores.
 
 A figure is the time of a step divided by the runs that made it, over all processes. The ways take turns, after a warm-up turn
@@ -40,6 +41,7 @@ from torch.nn import functional as F
 
 from gradlab import environment
 from gradlab.classifier import Classifier
+from gradlab.compiled import CompiledStep
 from gradlab.config import Config, build_config
 from gradlab.data.datasets.base import Splits
 from gradlab.entry import CONFIGS
@@ -58,8 +60,10 @@ WORKLOADS = {
 """Overrides, the runs of the sweep, and the largest population that is measured."""
 COMMAND = ["optimizer=adam", "data.batch_size=64"]
 RATES = 32
-EPOCHS = 20
-"""Of the digits: what the promise on the whole command takes for the length of a run."""
+EPOCHS = (5, 20, 100)
+"""Lengths of a run for which it is told what the planner picks; the whole command takes the second."""
+COMPILING = 10.0
+"""Seconds that a compilation is taken to last, here, where it is a turn of the warm-up."""
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 Steps = Callable[[int], None]
 """Makes so many steps of every run that this process has."""
@@ -73,13 +77,14 @@ class Way:
     members: int
     processes: int
     threads: int
+    compiled: bool = False
 
 
 def ways(cores: int, largest: int) -> list[Way]:
     single = [Way("plain loop", 0, 1, cores)]
     if cores > 1:
         single.append(Way(f"plain loop ×{cores}", 0, cores, 1))
-    single.append(Way("alone", 1, cores, 1))
+    single += [Way("alone", 1, cores, 1), Way("alone, compiled", 1, cores, 1, compiled=True)]
     return single + [Way(f"{size} at once", size, cores, 1) for size in SIZES if 1 < size <= largest]
 
 
@@ -117,8 +122,8 @@ def plain_loop(config: Config, splits: Splits) -> Steps:
     return steps
 
 
-def ours(config: Config, splits: Splits, members: int, cleanup: contextlib.ExitStack) -> Steps:
-    """``members`` runs as gradlab steps them, data path included."""
+def ours(config: Config, splits: Splits, members: int, compiled: bool, cleanup: contextlib.ExitStack) -> Steps:
+    """``members`` runs as gradlab steps them, data path included; one alone perhaps by one compiled function."""
     folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
     journals = [cleanup.enter_context(contextlib.closing(Journal(folder / str(k)))) for k in range(members)]
     prepared = prepare([config] * members, splits, journals)
@@ -127,6 +132,9 @@ def ours(config: Config, splits: Splits, members: int, cleanup: contextlib.ExitS
     if members > 1:
         module = Population(prepared.learners, [config.seed] * members)
     module.configure_optimizers()
+    if compiled:
+        learner = prepared.learners[0]
+        learner.compiled = CompiledStep(learner, "benchmark", config.batch_examples)
     batches = prepared.data.train_dataloader().made_from(0)
 
     def steps(count: int) -> None:
@@ -140,18 +148,18 @@ def serve(connection: Connection, overrides: list[str]) -> None:
     """A process: makes the steps that it is asked for, and says how long they took."""
     config = compose(overrides)
     splits = config.data.load()
-    made: dict[int, Steps] = {}
+    made: dict[tuple[int, bool], Steps] = {}
     with contextlib.ExitStack() as cleanup:
         while (asked := connection.recv()) is not None:
-            members, threads, count = asked
-            memory = 0
-            if members not in made:
+            members, compiled, threads, count = asked
+            memory, way = 0, (members, compiled)
+            if way not in made:
                 forget_peak(torch.device("cpu"))
                 memory = peak_memory(torch.device("cpu"))
-                made[members] = plain_loop(config, splits) if members == 0 else ours(config, splits, members, cleanup)
+                made[way] = plain_loop(config, splits) if not members else ours(config, splits, *way, cleanup)
             torch.set_num_threads(threads)
             began = time.perf_counter()
-            made[members](count)
+            made[way](count)
             seconds = time.perf_counter() - began
             connection.send((seconds, peak_memory(torch.device("cpu")) - memory if memory else 0))
 
@@ -176,7 +184,7 @@ def turn(servers: list[Connection], way: Way, steps: int) -> tuple[float, int]:
     """Seconds of a step for each run, over all processes that work at the same time; the first time also bytes for each."""
     busy = servers[: way.processes]
     for server in busy:
-        server.send((way.members, way.threads, steps))
+        server.send((way.members, way.compiled, way.threads, steps))
     told = [server.recv() for server in busy]
     runs = max(1, way.members)
     return max(seconds for seconds, _ in told) / steps / runs / way.processes, max(memory for _, memory in told) // runs
@@ -214,8 +222,15 @@ def measure(name: str, overrides: list[str], runs: int, largest: int, turns: int
             for way in chosen:
                 seconds[way.name].append(turn(servers, way, counts[way.name])[0])
     medians = {way.name: statistics.median(seconds[way.name]) for way in chosen}
-    sizes = [Measured(way.members, cores * medians[way.name], 0) for way in chosen if way.members]
-    picked = plan(sizes, runs, config.horizon.steps_per_epoch * EPOCHS, 1 << 40).members
+    known = [
+        Measured(way.members, cores * medians[way.name], 0, COMPILING if way.compiled else 0)
+        for way in chosen
+        if way.members
+    ]
+    picked = {
+        f"{epochs} epochs": plan(known, runs, config.horizon.steps_per_epoch * epochs, 0, workers=cores).way
+        for epochs in EPOCHS
+    }
     return {
         "workload": name,
         "runs": runs,
@@ -226,13 +241,13 @@ def measure(name: str, overrides: list[str], runs: int, largest: int, turns: int
             for way, found in seconds.items()
         },
         "bytes_of_a_member": memory,
-        "picked": "alone" if picked == 1 else f"{picked} at once",
+        "picked": picked,
     }
 
 
 def measure_command(turns: int) -> dict[str, Any]:
     """Seconds of the whole command, and of one of the separate ones."""
-    fixed = [*COMMAND, f"trainer.max_epochs={EPOCHS}"]
+    fixed = [*COMMAND, f"trainer.max_epochs={EPOCHS[1]}"]
     sweep = [*fixed, "-m", f"optimizer.lr=logspace(1e-4,1,{RATES})"]
     took: dict[str, list[float]] = {"sweep": [], "single": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -300,5 +315,6 @@ def show(result: dict[str, Any]) -> None:
             f"{result['floor_microseconds'] / found['median']:.0%}",
             f"{result['bytes_of_a_member'][way] / 2**20:,.1f} MiB",
         )
-    table.caption = f"for {result['runs']} runs the planner picks: {result['picked']}"
+    told = ", ".join(f"{way.removesuffix(' (measured)')} for {length}" for length, way in result["picked"].items())
+    table.caption = f"for {result['runs']} runs the planner picks: {told}"
     Console(width=120).print(table)

@@ -78,9 +78,11 @@ def speed(results: list[dict[str, Any]]) -> str:
 def table(result: dict[str, Any]) -> list[str]:
     ways, floor = result["microseconds"], result["floor_microseconds"]
     plain = ways["plain loop"]["median"]
+    told = result.get("picked", {}).items()
+    picked = ", ".join(f"{way.removesuffix(' (measured)')} for {length}" for length, way in told) or "not recorded"
     lines = [
         f"**{result['workload']}**, µs of a step for each run, median of {result['turns']} turns "
-        f"({result.get('hardware', '')}); for {result['runs']} runs the planner picks: {result.get('picked', 'not recorded')}.",
+        f"({result.get('hardware', '')}); for {result['runs']} runs the planner picks: {picked}.",
         "",
         "| way | median | lowest–highest | the plain loop takes … times as long | of the floor | memory of a member |",
         "|---|---|---|---|---|---|",

@@ -177,13 +177,18 @@ class Execution:
 
     def _plan(self, points: list[Point]) -> None:
         """Put ``points`` in line: as populations where it is known how large ones are best, or where one has been asked for."""
-        self._waiting.extend(populations(points))
+        for own in populations(points):
+            self._waiting.append(own)
+            for point in own:
+                point.plan = Plan(max(1, len(point.together)), (), "as before").way
         groups: dict[str | None, list[Point]] = {}
         for point in (point for point in points if not point.goes_on):
             groups.setdefault(group_of(point.config) if point.config else None, []).append(point)
         for group, own in groups.items():
             if group is None or len(own) == 1 or self.population is not None:
                 self._waiting.extend(self._parcels(own, self.population or 1))
+                for point in own if self.population else []:
+                    point.plan = Plan(self.population or 1, (), "as asked").way
             elif own[0].config is not None and own[0].config.trainer.speed == "max":
                 self._waiting.extend([point] for point in own)  # compiled, as was asked, which no population is
             elif plan := self.plans.known(group, own, self.executor.memory()):
