@@ -222,19 +222,11 @@ def _train_at_once(
                 _tell_of_before(points, folders, align(folders), report)
             places = [
                 Place(
-                    folder,
-                    command["parent"],
-                    point["point"],
-                    interruption,
-                    images.load,
-                    report,
-                    together,
-                    settling(point["point"]),
-                    point["plan"],
-                    point["steps"],
+                    folder, command["parent"], point["point"], interruption, images.load, report,
+                    together=together, settled=settling(point["point"]), plan=point["plan"], steps=point["steps"],
                 )
                 for folder, point in zip(folders, points, strict=True)
-            ]
+            ]  # fmt: skip
             outcomes = [_told(outcome) for outcome in run_together(configs, command["command"], places, resumptions)]
         except Interrupted:
             outcomes = [{"event": "done", "status": "killed", "reason": "interrupted", "metrics": {}}] * len(points)
