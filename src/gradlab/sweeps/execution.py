@@ -293,23 +293,22 @@ class Execution:
         untouched = [point for point in points if point.id not in worker.begun]
         self._put_back(untouched)
         begun = [point for point in points if point not in untouched]
-        if len(begun) > 1 and "killed by" in reason and self._stop_at is None:
+        if self._stop_at is not None:
+            for point in begun:
+                self._bury(point, "killed", "interrupted")
+                self._settle(point, "killed", "interrupted", {})
+            return
+        for point in begun:
+            point.goes_on = point.folder is not None and can_go_on(RunFolder(self.record.folder.path / point.folder))
+            self._bury(point, "killed" if point.goes_on else "failed", reason)
+        if len(begun) > 1 and "killed by" in reason:
             # The system, or a library, has ended it for want of memory, as like as not: fewer at once.
             for point in begun:
-                self._bury(point, "failed", reason)
                 point.status, point.reason = "waiting", reason
                 self._ended(point)
             self._divide(begun, {"memory": True, "reason": reason})
-            return
-        for point in begun:
-            if self._stop_at is not None:
-                self._bury(point, "killed", "interrupted")
-                self._settle(point, "killed", "interrupted", {})
-            else:
-                point.goes_on = point.folder is not None and can_go_on(
-                    RunFolder(self.record.folder.path / point.folder)
-                )
-                self._bury(point, "killed" if point.goes_on else "failed", reason)
+        else:
+            for point in begun:
                 self._try_again(point, reason)
 
     def _try_again(self, point: Point, reason: str) -> None:

@@ -215,7 +215,7 @@ def _train_at_once(
             _as_new()
             configs = [dataclasses.replace(_config_of(point), run_name=point["name"]) for point in points]
             resumptions = None
-            if all(point["goes_on"] for point in points):
+            if any(point["goes_on"] for point in points):
                 resumptions = [
                     Resumption(*each) for each in zip(folders, [False] * len(points), configs, configs, strict=True)
                 ]
