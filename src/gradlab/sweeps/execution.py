@@ -216,7 +216,7 @@ class Execution:
             point.plan, point.steps = plan.way, plan.steps
         config = points[0].config
         assert config is not None
-        parts = f" in {len(made)} populations" if plan.members > 1 else ""
+        parts = f" in {len(made)} population{'s' * (len(made) > 1)}" if plan.members > 1 else ""
         self.table.say(f"{len(points)} points of {config.optimizer_name}{parts}: {plan}")
 
     def _parcels(self, points: list[Point], size: int) -> list[list[Point]]:
