@@ -202,6 +202,7 @@ def test_a_sweep_is_left_and_joined_again(tmp_path: Path, cluster: dict[str, str
     found = assert_each_point_once(tmp_path, 2, 60)
     assert {name: point["parameters_sha256"] for name, point in found.items()} == here
     assert {point["tries"] for point in found.values()} == {1}
+    assert len(list(path.glob("jobs/*/job.json"))) == 2
 
 
 @pytest.mark.slow

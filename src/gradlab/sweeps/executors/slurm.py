@@ -117,6 +117,7 @@ class SlurmJobs:
         self.machine = f"slurm {settings.partition}"
         self.workers: list[SlurmWorker] = []
         self._asked = self._looked = 0.0
+        self._left = False
 
     @property
     def seat(self) -> Seat:
@@ -215,13 +216,14 @@ class SlurmJobs:
 
     def leave(self) -> str:
         """Let the jobs go on without this process; returns how to end them, too."""
-        self.workers = []
+        self.workers, self._left = [], True
         return f"Its jobs go on without this command. To end them, too: scancel --name={self.name}"
 
     def close(self) -> None:
         for worker in list(self.workers):
             self.drop(worker)
-        shutil.rmtree(self.folder / "submitit", ignore_errors=True)
+        if not self._left:  # jobs that wait begin with what is in there
+            shutil.rmtree(self.folder / "submitit", ignore_errors=True)
 
 
 def asked(settings: Slurm) -> dict[str, Any]:
