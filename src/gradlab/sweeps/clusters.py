@@ -16,8 +16,8 @@ class Slurm:
     cpus: cores of a job, ≥ 1; torch's threads are at most these.
     gpus: GPUs of a job, ≥ 0; with more than one, ``trainer.devices`` uses them.
     mem_gb: memory of a job in GB; null for the cluster's default.
-    points_per_job: groups of points that a job trains one after the other, ≥ 1. Each job imports torch anew, which is worth
-        sharing where points take seconds.
+    points_per_job: groups of points that a job trains one after the other, ≥ 1; more, where there are over a thousand groups.
+        Each job imports torch anew, which is worth sharing where points take seconds.
     signal_seconds: seconds before its time is up at which a job is told, ≥ 1; enough for the end of a step and a checkpoint.
     options: further options of sbatch by their names, such as {reservation: school, exclude: n7}; or null.
     """

@@ -30,8 +30,9 @@ ASKING = 5.0
 """Seconds between two questions to SLURM about its queue, at least."""
 SETTLING = 15.0
 """Seconds for which a job that SLURM does not know (any more) may yet be heard of: queues and file systems lag behind."""
-ARRAY = 500
-"""Jobs of one array, at most; SLURM's own bound, MaxArraySize, is 1,001 by default."""
+ARRAY = 1000
+"""Jobs of one array, at most; SLURM's own bound, MaxArraySize, is 1,001 by default. ``workers`` bounds those of an array that run at
+once, so where there are more groups of points, each job takes several."""
 REQUEUES = 1_000_000
 """Time-outs after which a job is requeued: any number, as each one brings it further."""
 
@@ -133,9 +134,10 @@ class SlurmJobs:
     def want(self, workers: int) -> None:
         new = workers - sum(bool(worker.points or worker.measuring or worker.idle) for worker in self.workers)
         number = len(job_folders(self.folder)) + sum(not worker.submitted for worker in self.workers)
-        for _ in range(min(-(-new // self.settings.points_per_job), 20 * ARRAY)):
+        parcels = max(self.settings.points_per_job, -(-new // ARRAY))
+        for _ in range(-(-new // parcels)):
             number += 1
-            self.workers.append(SlurmWorker(self.folder / f"{number:05}", self.settings.points_per_job))
+            self.workers.append(SlurmWorker(self.folder / f"{number:05}", parcels))
 
     def join(self, points: Sequence[Point], sweep: Path) -> None:
         """Take up the jobs of an earlier process that wait or run yet, with those of ``points`` that they have."""
@@ -154,7 +156,8 @@ class SlurmJobs:
 
     def look(self, seconds: float) -> list[tuple[Worker, list[Message] | None]]:
         self._submit()
-        time.sleep(max(0.0, seconds, self._looked + RHYTHM - time.monotonic()))
+        pause = RHYTHM + len(self.workers) / 500  # each has a file to be looked into
+        time.sleep(max(0.0, seconds, self._looked + pause - time.monotonic()))
         self._looked = time.monotonic()
         there = None
         if self._looked - self._asked > ASKING:
