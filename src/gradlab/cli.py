@@ -1,6 +1,7 @@
 """The ``gradlab`` command: what one does with runs. Training is ``python train.py``."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -197,3 +198,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # gradlab doctor | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
