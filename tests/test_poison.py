@@ -306,7 +306,7 @@ def test_processes_of_ours_do_not_look_into_the_working_directory() -> None:
     started = [
         (file, "-P" in call or "PYTHONSAFEPATH" in file.read_text())
         for file in (ROOT / "src").rglob("*.py")
-        for call in re.findall(r"\[\s*sys\.executable,[^\]]*-m\b[^\]]*", file.read_text())
+        for call in re.findall(r"\[\s*sys\.executable,[^\]]*(?:-m\b|program)[^\]]*", file.read_text())
     ]
     assert len(started) >= 5
     assert not [file for file, safe in started if not safe]

@@ -94,6 +94,7 @@ def ask(run: Run) -> Answers:
             Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(Path(folder) / f"{row:05}.png")
         command = [
             sys.executable,
+            "-P",
             "-m",
             "gradlab",
             "predict",
