@@ -33,7 +33,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("start", "steps", "overhead", "growth", "input", "population")
 HEADS = {
     "start": ["", "seconds", "of a processor", "of import torch, lightning"],
-    "steps": ["workload", "way", "µs for each step", "MiB", "/ loop", "/ tuned", "…"],
+    "steps": [
+        "workload",
+        "way",
+        "µs for each step",
+        "MiB",
+        "/ loop",
+        "/ tuned",
+        "/ compiled",
+        "Lightning /",
+        "floor /",
+    ],
     "overhead": ["", "seconds", "added"],
     "growth": ["with", "value", "µs", "MiB"],
     "input": ["", "images a second", "gradlab is so many times as fast"],
@@ -67,6 +77,13 @@ class Results:
         for row in rows:
             table.add_row(*row)
         self.console.print(table)
+
+    def kept(self, part: str) -> list[Any]:
+        """What an earlier call wrote of other workloads, with the same hardware and versions."""
+        file = self.into / f"{part}_{self.device}.json"
+        record = json.loads(file.read_text()) if file.exists() else {}
+        alike = record.get("hardware") == self.hardware and record.get("versions") == environment.versions()
+        return list(record["results"]) if alike else []
 
     def write(self, part: str, results: Any) -> None:
         record = {"hardware": self.hardware, "versions": environment.versions(), "results": results}
@@ -122,12 +139,13 @@ def steps(parsed: argparse.Namespace, results: Results) -> None:
     chosen: list[Workload] = [workload for workload in WORKLOADS if workload.name in parsed.workloads]
     if parsed.quick:
         chosen = [SMALL]
-    found = []
+    found = {each["workload"]: each for each in results.kept("steps")}
     for workload in chosen:
         compiled = parsed.compiled or (results.device != "cpu" and not parsed.quick)
-        found.append(part.measure(workload, parsed.data, parsed.turns, parsed.seconds, compiled))
-        results.show("steps", part.rows(found[-1]))
-        results.write("steps", found)
+        one = part.measure(workload, parsed.data, parsed.turns, parsed.seconds, compiled)
+        found[workload.name] = one
+        results.show("steps", part.rows(one))
+        results.write("steps", list(found.values()))
 
 
 def overhead(parsed: argparse.Namespace, results: Results) -> None:

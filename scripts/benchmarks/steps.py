@@ -58,23 +58,20 @@ def measure(workload: Workload, data: Path, turns: int, seconds: float, compiled
 
 def rows(result: dict[str, Any]) -> list[list[str]]:
     """A line of the table for each way."""
-    lines = []
+    lines, name = [], result["workload"]
     for way, each in result["ways"].items():
-        times = each["microseconds_per_step"]
-        ratios = result["ratios"].get(way, {})
-        told = [f"{value:.2f}" for key, value in ratios.items()]
-        shown = {"products": None, "copies": None}.get(way, way)
-        if shown:
-            lines.append(
-                [
-                    result["workload"],
-                    way,
-                    f"{times['median']:,.0f} ({times['min']:,.0f}–{times['max']:,.0f})",
-                    f"{each['memory_mib']:,}",
-                    *told,
-                ]
-            )
-    floor = result["floor_microseconds"]
-    lines.append([result["workload"], "floor", f"{floor['larger']:,.0f}", ""])
-    lines += [[result["workload"], way, "failed", ""] for way in result["failed"]]
-    return lines
+        if way in ("products", "copies"):
+            continue
+        times, ratios = each["microseconds_per_step"], result["ratios"].get(way, {})
+        keys = [
+            f"{way} / loop",
+            f"{way} / tuned loop",
+            f"{way} / compiled loop",
+            f"Lightning / {way}",
+            f"floor / {way}",
+        ]
+        told = [f"{ratios[key]:.2f}" if key in ratios else "" for key in keys]
+        shown = f"{times['median']:,.0f} ({times['min']:,.0f}–{times['max']:,.0f})"
+        lines.append([name, way, shown, f"{each['memory_mib']:,}", *told])
+    lines.append([name, "floor", f"{result['floor_microseconds']['larger']:,.0f}"])
+    return lines + [[name, way, "failed"] for way in result["failed"]]
