@@ -1,7 +1,7 @@
 """What gradlab costs, beside others that do the same work, on this machine.
 
     .venv/bin/python scripts/bench.py --data ../shared/data                   everything; a quarter of an hour on two cores
-    .venv/bin/python scripts/bench.py --only steps --workloads mnist+lenet    one part, one workload
+    .venv/bin/python scripts/bench.py --only steps mnist+lenet                one part, one workload
     .venv/bin/python scripts/bench.py --quick                                 every part with next to no work, to try them
 
     start        --help, a mistake, the time to the first optimizer step
@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.workloads import SMALL, WORKLOADS, Workload
+from benchmarks.workloads import SMALL, WORKLOADS
 from gradlab import environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,9 +94,10 @@ class Results:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
-    names = [workload.name for workload in WORKLOADS]
-    parser.add_argument("--workloads", nargs="+", choices=names, metavar="W", default=names, help=", ".join(names))
+    parser.add_argument(
+        "--only", nargs="+", metavar="WHAT", default=[], help="parts and workloads; all others are left out"
+    )
+    parser.add_argument("--population", action="store_true", help="as --only population")
     parser.add_argument("--data", type=Path, default=Path("data"), help="the folder that holds MNIST/raw")
     parser.add_argument("--archive", type=Path, help="cifar10-jpeg.tar.xz, for the input path")
     parser.add_argument("--turns", type=int, default=5, help="measured turns of each way (default: %(default)s)")
@@ -111,6 +112,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parsed = parser.parse_args(arguments)
     if parsed.quick:
         parsed.turns, parsed.seconds = 1, 0.05
+    parsed.parts = [word for word in parsed.only if word in PARTS] + ["population"] * parsed.population
+    parsed.workloads = [word for word in parsed.only if word not in PARTS]
+    known = [workload.name for workload in WORKLOADS]
+    if "population" in parsed.parts:
+        known += ["command"]
+    for word in parsed.workloads:
+        if word not in known:
+            parser.error(
+                f"--only {word}: there is no such part or workload. Parts: {', '.join(PARTS)}. Workloads: {', '.join(known)}."
+            )
     return parsed
 
 
@@ -121,7 +132,8 @@ def main(arguments: list[str] | None = None) -> None:
         "start": start, "steps": steps, "overhead": overhead, "growth": growth, "input": inputs, "population": population,
     }  # fmt: skip
     left_out = {"population"} | ({"input"} if parsed.archive is None else set())
-    for part in parsed.only or [part for part in PARTS if part not in left_out]:
+    default = ["steps"] if parsed.workloads else [part for part in PARTS if part not in left_out]
+    for part in parsed.parts or default:
         parts[part](parsed, results)
 
 
@@ -136,7 +148,7 @@ def start(parsed: argparse.Namespace, results: Results) -> None:
 def steps(parsed: argparse.Namespace, results: Results) -> None:
     from benchmarks import steps as part
 
-    chosen: list[Workload] = [workload for workload in WORKLOADS if workload.name in parsed.workloads]
+    chosen = [workload for workload in WORKLOADS if not parsed.workloads or workload.name in parsed.workloads]
     if parsed.quick:
         chosen = [SMALL]
     found = {each["workload"]: each for each in results.kept("steps")}
@@ -178,7 +190,8 @@ def inputs(parsed: argparse.Namespace, results: Results) -> None:
 def population(parsed: argparse.Namespace, results: Results) -> None:
     import bench_population
 
-    bench_population.main(parsed.data, parsed.turns, None)
+    for workload in parsed.workloads or [None]:
+        bench_population.main(parsed.data, parsed.turns, workload)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def parts(parsed: argparse.Namespace, work: Path) -> list[Part]:
     return [
         Part("tests", [python, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-m", "gpu", str(ROOT / "tests")], 90),
         training("cifar", cifar, 60),
-        Part("steps", [*bench, "--only", "steps", "--seconds", "0.5", "--workloads", "cifar+resnet-9", "cifar+speed", "mnist+mlp", *quick], 170),
+        Part("steps", [*bench, "--only", "steps", "cifar+resnet-9", "cifar+speed", "mnist+mlp", "--seconds", "0.5", *quick], 170),
         training("one-by-one", [*sweep, "hydra.launcher.population=off"], 60),
         training("population", [*sweep, "hydra.launcher.population=auto"], 40),
         training("cifar-seeds", ["-m", *cifar, f"seed=range(1,{3 if rehearsal else 21})", "hydra.launcher.population=off"], 80),
