@@ -277,12 +277,12 @@ class Session:
             self._execution.close()
         failed = [point for point in record.points if point.status == "failed"]
         record.status = {"signal": "killed", "failure": "failed"}.get(stopped or "", "failed" if failed else "finished")
-        lines: list[str] = []
-        with contextlib.suppress(OSError):
-            record.write()
         left = self._execution.left if self._execution is not None else None
         if left is not None:
             record.status = "left"
+        lines: list[str] = []
+        with contextlib.suppress(OSError):
+            record.write()
         if stopped != "signal":
             lines = self._conclude(record)
         with contextlib.suppress(OSError):
