@@ -6,6 +6,7 @@ from gradlab.experiments import (
     gradient_checking,
     initialisation,
     learning_rate,
+    optimizer_study,
     optimizers,
     own_pictures,
     regularisation,
@@ -24,6 +25,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         optimizers,
         schedules,
         own_pictures,
+        optimizer_study,
         deepobs,
     )
 }

@@ -212,10 +212,11 @@ values from 1e-5 to 1e2, a factor of 10^0.2 apart, and then trains ten seeds at 
 initialisation, batches of 128, SGD, momentum (0.99, as in its published runs) and Adam, 3c3d with an L2 penalty of 0.002 on weights but not on
 biases. Points that differ in rate or seed only are what gradlab's populations are for; on a CPU its measurement finds these networks faster alone.
 
-**Scaled down.** DeepOBS trains 100 epochs; two CPU cores do not. 2c2d is trained here for 20 epochs of handwritten digits of 8×8 pixels, and 3c3d
-for 100 steps on CIFAR-10 (re-compressed as JPEG) at 16×16 pixels. So accuracies are not to be compared with the published ones;
-windows and failing rates are of the same networks and optimizers, but shorter trainings like higher rates. `--full` is the protocol whole (100
-epochs; `--data mnist`, with `data=fashion_mnist` among `--with` for the published problem, or CIFAR-10 at 32×32 pixels). It is meant for a GPU and has not been run.
+**Scaled down.** DeepOBS trains 100 epochs; two CPU cores do not. 2c2d is trained here for 20 epochs of handwritten digits of 8×8 pixels. So accuracies
+are not to be compared with the published ones; windows and failing rates are of the same network and optimizers, but shorter trainings like higher
+rates. 3c3d wants larger pictures: `--data` trains it for 100 steps on CIFAR-10 at 16×16 pixels, of which nothing is recorded here yet. `--full`
+is the protocol whole (100 epochs; `--data mnist`, with `data=fashion_mnist` among `--with` for the published problem, or CIFAR-10 at 32×32
+pixels). It is meant for a GPU and has not been run.
 
 Three things differ from DeepOBS also then: the rate is chosen by validation accuracy, not on the test set; a tenth of the training images is kept for that; and
 the ten seeds are fresh ones. *Good* are rates around the best whose validation accuracy is within a point of it; a rate *fails* if it diverges or ends at

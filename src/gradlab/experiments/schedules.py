@@ -71,11 +71,11 @@ _PICTURES = (
 
 
 def _commands(*more: str) -> tuple[tuple[str, ...], ...]:
-    descending = "optimizer.lr=logspace(0.1,10,5)"
+    descending = "optimizer.lr=0.1,0.316228,1"
     return (
         (BASE, *more, "optimizer=sgd", descending),
         (BASE, *more, "optimizer=momentum", "optimizer.dampening=0.9", descending),
-        (BASE, *more, "optimizer=adam", "optimizer.lr=logspace(0.01,1,5)"),
+        (BASE, *more, "optimizer=adam", "optimizer.lr=0.01,0.0316228,0.1"),
     )
 
 
@@ -84,7 +84,7 @@ EXPERIMENT = Experiment(
     folder="ladder/7-schedules",
     question="7. Schedules: does the learning rate want to fall?",
     text="""
-The moons, the network and the three optimizers of the [sixth step](../6-optimizers/README.md), 200 epochs. Each optimizer at five rates
+The moons, the network and the three optimizers of the [sixth step](../6-optimizers/README.md), 200 epochs. Each optimizer at three rates
 with three schedules: the rate stays (`constant`); it falls as 1/(1 + t), t in tenths of the run (`inverse_time`, the course's decay); it
 falls along half a cosine to 0 (`cosine`). A schedule changes which rate is the best one, so each is judged at its own.
 
