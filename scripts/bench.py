@@ -13,7 +13,8 @@
     population   many runs at once (bench_population.py)
 
 The ways take turns after warming up, each in a process of its own; a figure is the median of the turns with the lowest and highest. Read
-the ratios: machines are shared. Results go to experiments/speed/ as JSON, one file for each part and device.
+the ratios: machines are shared. Results go to experiments/speed/ as JSON, one file for each part and device, and a page
+of all of them.
 """
 
 import argparse
@@ -26,28 +27,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.report import HEADS, rows_of, write
 from benchmarks.workloads import SMALL, WORKLOADS
 from gradlab import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("start", "steps", "overhead", "growth", "input", "population")
-HEADS = {
-    "start": ["", "seconds", "of a processor", "of import torch, lightning"],
-    "steps": [
-        "workload",
-        "way",
-        "µs for each step",
-        "MiB",
-        "/ loop",
-        "/ tuned",
-        "/ compiled",
-        "Lightning /",
-        "floor /",
-    ],
-    "overhead": ["", "seconds", "added"],
-    "growth": ["with", "value", "µs", "MiB"],
-    "input": ["", "images a second", "gradlab is so many times as fast"],
-}
 
 
 def device_and_hardware() -> tuple[str, str]:
@@ -89,6 +74,7 @@ class Results:
         record = {"hardware": self.hardware, "versions": environment.versions(), "results": results}
         file = self.into / f"{part}_{self.device}.json"
         file.write_text(json.dumps(record, indent=1) + "\n")
+        write(self.into)
         print(f"written to {file}", flush=True)
 
 
@@ -183,7 +169,7 @@ def inputs(parsed: argparse.Namespace, results: Results) -> None:
     if parsed.archive is None:
         raise SystemExit("bench.py: the input path needs --archive, such as ../shared/data/cifar10-jpeg.tar.xz")
     found = part.measure(parsed.archive, parsed.turns, 2_000 if parsed.quick else 40_000)
-    results.show("input", part.rows(found))
+    results.show("input", rows_of("input", found))
     results.write("input", found)
 
 

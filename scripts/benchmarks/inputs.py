@@ -127,15 +127,3 @@ def measure(archive: Path, turns: int, images: int = 40_000) -> dict[str, Any]:
         "cached_load_seconds": cached,
         "images_per_second": {name: spread(values) for name, values in found.items()},
     }
-
-
-def rows(result: dict[str, Any]) -> list[list[str]]:
-    rates = result["images_per_second"]
-    return [
-        [
-            name,
-            f"{each['median']:,.0f} ({each['min']:,.0f}–{each['max']:,.0f})",
-            f"{rates['gradlab']['median'] / each['median']:.1f}",
-        ]
-        for name, each in rates.items()
-    ]
