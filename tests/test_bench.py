@@ -35,8 +35,10 @@ def test_ways_take_turns_and_a_broken_one_is_told() -> None:
 
 
 def test_a_record_has_the_median_and_the_ends() -> None:
-    found = record([Turn(10, 1e-3, 2**20), Turn(10, 3e-3, 3 * 2**20), Turn(10, 2e-3, 2**20)])
-    assert found == {"microseconds_per_step": {"median": 200.0, "min": 100.0, "max": 300.0}, "memory_mib": 3}
+    found = record([Turn(10, 1e-3, 2e-3, 2**20), Turn(10, 3e-3, 2e-3, 3 * 2**20), Turn(10, 2e-3, 2e-3, 2**20)])
+    assert found["microseconds_per_step"] == {"median": 200.0, "min": 100.0, "max": 300.0}
+    assert found["processor_microseconds_per_step"] == {"median": 200.0, "min": 200.0, "max": 200.0}
+    assert found["memory_mib"] == 3
 
 
 def test_every_workload_can_be_composed() -> None:

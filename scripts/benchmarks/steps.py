@@ -21,26 +21,23 @@ def measure(workload: Workload, data: Path, turns: int, seconds: float, compiled
     config = workload.config(data)
     taken, broken = take_turns({way: (way, workload) for way in ways(compiled)}, data, turns, seconds)
     found = {way: record(each) for way, each in taken.items()}
-    microseconds = {way: each["microseconds_per_step"]["median"] for way, each in found.items()}
     multiply_adds, moved = touched(config)
-    arithmetic = moving = None
-    if "products" in microseconds:
-        arithmetic = multiply_adds / PRODUCT**3 * microseconds["products"]
-    if "copies" in microseconds:
-        moving = microseconds["copies"]
-    floor = max(arithmetic or 0.0, moving or 0.0)
-    ours = [way for way in microseconds if way.startswith("gradlab")]
-    lightning = [microseconds[way] for way in microseconds if way.startswith("Lightning")]
-    ratios: dict[str, dict[str, float]] = {}
-    for way in ours:
-        own = ratios[way] = {}
-        for loop in ("loop", "tuned loop", "compiled loop"):
-            if loop in microseconds:
-                own[f"{way} / {loop}"] = microseconds[way] / microseconds[loop]
-        if lightning:
-            own[f"Lightning / {way}"] = min(lightning) / microseconds[way]
-        if floor:
-            own[f"floor / {way}"] = floor / microseconds[way]
+    clocks = {"": "microseconds_per_step", ", processor": "processor_microseconds_per_step"}
+    ratios: dict[str, dict[str, float]] = {way: {} for way in found if way.startswith("gradlab")}
+    floors: dict[str, float] = {}
+    for clock, key in clocks.items():
+        took = {way: each[key]["median"] for way, each in found.items()}
+        arithmetic = multiply_adds / PRODUCT**3 * took.get("products", 0.0)
+        floors |= {f"arithmetic{clock}": arithmetic, f"memory{clock}": took.get("copies", 0.0)}
+        floors[f"larger{clock}"] = floor = max(arithmetic, took.get("copies", 0.0))
+        for way, own in ratios.items():
+            for loop in ("loop", "tuned loop", "compiled loop"):
+                if loop in took:
+                    own[f"{way} / {loop}{clock}"] = took[way] / took[loop]
+            own[f"floor / {way}{clock}"] = floor / took[way]
+            lightning = [each for name, each in took.items() if name.startswith("Lightning")]
+            if lightning and not clock:  # the workers' processor time is not that of the process
+                own[f"Lightning / {way}"] = min(lightning) / took[way]
     return {
         "workload": workload.name,
         "batch": config.batch_examples,
@@ -50,7 +47,7 @@ def measure(workload: Workload, data: Path, turns: int, seconds: float, compiled
         "multiply_adds_per_step": multiply_adds,
         "bytes_per_step": moved,
         "ways": found,
-        "floor_microseconds": {"arithmetic": arithmetic, "memory": moving, "larger": floor},
+        "floor_microseconds": floors,
         "ratios": ratios,
         "failed": broken,
     }
@@ -63,15 +60,25 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
         if way in ("products", "copies"):
             continue
         times, ratios = each["microseconds_per_step"], result["ratios"].get(way, {})
-        keys = [
+        pairs = [
             f"{way} / loop",
             f"{way} / tuned loop",
             f"{way} / compiled loop",
             f"Lightning / {way}",
             f"floor / {way}",
         ]
-        told = [f"{ratios[key]:.2f}" if key in ratios else "" for key in keys]
+        told = [_told(ratios, pair) for pair in pairs]
         shown = f"{times['median']:,.0f} ({times['min']:,.0f}–{times['max']:,.0f})"
-        lines.append([name, way, shown, f"{each['memory_mib']:,}", *told])
-    lines.append([name, "floor", f"{result['floor_microseconds']['larger']:,.0f}"])
+        processor = each["processor_microseconds_per_step"]["median"]
+        lines.append([name, way, shown, f"{processor:,.0f}", f"{each['memory_mib']:,}", *told])
+    floors = result["floor_microseconds"]
+    lines.append([name, "floor", f"{floors['larger']:,.0f}", f"{floors['larger, processor']:,.0f}"])
     return lines + [[name, way, "failed"] for way in result["failed"]]
+
+
+def _told(ratios: dict[str, float], pair: str) -> str:
+    """A ratio by the clock and, in brackets, by processor time."""
+    if pair not in ratios:
+        return ""
+    processor = ratios.get(f"{pair}, processor")
+    return f"{ratios[pair]:.2f}" + (f" [{processor:.2f}]" if processor is not None else "")
