@@ -13,6 +13,7 @@ HEADS = {
         "workload",
         "way",
         "µs for each step",
+        "of a processor",
         "MiB",
         "/ loop",
         "/ tuned",
@@ -34,7 +35,8 @@ TITLES = {
 MEANT = {
     "start": "Seconds of the wall clock, lowest and highest; of a processor; and what share of `import torch, lightning` alone.",
     "steps": "Median of the turns (lowest–highest), the most memory of the process (of the GPU where there is one), and ratios: ours over loops by "
-    "hand (lower is better), stock Lightning and the machine's own limits over ours (higher is better). `max` is without the compilation.",
+    "hand (lower is better), stock Lightning and the machine's own limits over ours (higher is better), in brackets by processor time, "
+    "which other work on the machine disturbs less. `max` is without the compilation.",
     "overhead": "The same training with and without, and the median of what each adds to the bare one beside it. Checkpoints come every six seconds.",
     "growth": "A network with two hidden layers on noise of MNIST's shape, one thread. Linear is what it should be.",
     "input": "Random crops and flips of CIFAR's pictures, batches of 128.",
