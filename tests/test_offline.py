@@ -1,5 +1,6 @@
 """What is bundled for a machine without a network, and what a check of a GPU does with parts that fail."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu.check import Part, read_runs, run
+from gpu.check import Part, parts, read_runs, run, summary
 from offline.bundle import ROOT, platforms_of, read_lock, wanted
 
 RUN, TESTS = (read_lock(ROOT / "requirements" / name) for name in ("run.txt", "test.txt"))
@@ -68,6 +69,23 @@ def test_parts_that_fail_or_take_too_long_are_recorded(tmp_path: Path) -> None:
     assert late["said"] == ["begun"]
     assert time.monotonic() - began < 300
     assert read_runs(tmp_path) == []
+
+
+def test_the_parts_fit_into_nine_minutes(tmp_path: Path) -> None:
+    parsed = argparse.Namespace(cpu_rehearsal=False, into=tmp_path, data=tmp_path, images=None)
+    assert sum(part.seconds for part in parts(parsed, tmp_path)) <= 540
+
+
+def test_finished_runs_are_summed_up() -> None:
+    runs = [
+        {"status": "finished", "metrics": {"test/accuracy": each}, "seconds": {"training_steps": 2.0}}
+        for each in (0.5, 0.7)
+    ]
+    found = summary([*runs, {"status": "diverged", "metrics": {}, "seconds": {}}])
+    assert (found["finished"], found["of"]) == (2, 3)
+    assert found["test_accuracy"] == {"mean": pytest.approx(0.6), "std": pytest.approx(0.02**0.5)}
+    assert found["training_seconds"] == {"mean": 2.0, "std": 0.0}
+    assert summary([]) == {"finished": 0, "of": 0}
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:

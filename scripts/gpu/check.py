@@ -4,9 +4,11 @@ import argparse
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +76,10 @@ def parts(parsed: argparse.Namespace, work: Path) -> list[Part]:
     return [
         Part("tests", [python, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-m", "gpu", str(ROOT / "tests")], 90),
         training("cifar", cifar, 60),
-        Part("steps", [*bench, "--only", "steps", "cifar+resnet-9", "cifar+speed", "mnist+mlp", "--seconds", "0.5", *quick], 170),
+        Part("steps", [*bench, "--only", "steps", "cifar+resnet-9", "cifar+speed", "mnist+mlp", "--seconds", "0.5", *quick], 140),
         training("one-by-one", [*sweep, "hydra.launcher.population=off"], 60),
         training("population", [*sweep, "hydra.launcher.population=auto"], 40),
-        training("cifar-seeds", ["-m", *cifar, f"seed=range(1,{3 if rehearsal else 21})", "hydra.launcher.population=off"], 80),
+        training("cifar-seeds", ["-m", *cifar, f"seed=range(1,{3 if rehearsal else 21})", "hydra.launcher.population=off"], 110),
         Part("start", [*bench, "--only", "start", "--turns", "3", *quick], 40),
     ]  # fmt: skip
 
@@ -104,7 +106,8 @@ def run(part: Part, log: Path, environment: dict[str, str]) -> dict[str, Any]:
                     continue
     found: dict[str, Any] = {"ended": ended, "seconds": round(time.perf_counter() - began, 1)}
     if part.runs is not None:
-        found["runs"] = read_runs(part.runs)
+        found["runs"] = runs = read_runs(part.runs)
+        found["summary"] = summary(runs)
     if ended != "ok":
         found["said"] = log.read_text(errors="replace").splitlines()[-15:]
     return found
@@ -124,6 +127,21 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
                 "device": result.get("device"),
             }
         )
+    return told
+
+
+def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How many runs finished, and the mean and spread of their accuracies on the test set and of the seconds of their steps."""
+    finished = [run for run in runs if run["status"] == "finished"]
+    columns = {
+        "test_accuracy": [run["metrics"].get("test/accuracy") for run in finished],
+        "training_seconds": [run["seconds"].get("training_steps") for run in finished],
+    }
+    told: dict[str, Any] = {"finished": len(finished), "of": len(runs)}
+    for name, values in columns.items():
+        numbers = [float(value) for value in values if value is not None]
+        if len(numbers) > 1:
+            told[name] = {"mean": statistics.fmean(numbers), "std": statistics.stdev(numbers)}
     return told
 
 
