@@ -10,6 +10,7 @@ from gradlab.speed import COMPILED, EAGER, Memory, Paces, Speed, Work, choose, d
 
 SMALL = Work(layers=5, multiply_adds=800_000, convolutions=False)  # digits, MLP
 WIDE = Work(layers=5, multiply_adds=7_600_000, convolutions=False)  # MNIST, MLP
+RESNET = Work(layers=40, multiply_adds=24_000_000_000, convolutions=True)
 LENET = Work(layers=12, multiply_adds=27_000_000, convolutions=True)
 
 
@@ -130,8 +131,9 @@ def test_what_is_asked_for_counts_before_the_checkpoint_and_that_before_any_meas
         (20_000, 0.7e-3, SMALL, EAGER),  # three quarters of 14 s are less than that
         (20_000, 1.2e-3, WIDE, EAGER),  # of 24 s more than half would be left
         (30_000, 1.2e-3, WIDE, COMPILED),
-        (10_000, 5e-3, LENET, EAGER),  # a seventh of 50 s
-        (40_000, 5e-3, LENET, COMPILED),  # a seventh of 200 s
+        (10_000, 5e-3, LENET, EAGER),  # a fifth of 50 s
+        (30_000, 5e-3, LENET, COMPILED),  # a fifth of 150 s
+        (300, 1.5, RESNET, EAGER),  # all of it is arithmetic
         (3_000, 0.2, LENET, COMPILED),  # ten minutes: trying costs little, whatever comes of it
     ],
 )

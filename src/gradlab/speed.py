@@ -32,11 +32,11 @@ COMPILING, COMPILING_CALL = 8.0, 0.7
 """Seconds that a compilation takes, and for each layer more; until one of this network has been timed."""
 LEAST_RATIO = 0.25
 """No compiled step was a smaller share of the eager one."""
-CONVOLUTIONS_RATIO = 0.85
+CONVOLUTIONS_RATIO = 0.8
 """That share, until one has been timed, of networks with convolutions: those are the same library's in both."""
 COMPILED_CALL, PRODUCTS_RATE = 100e-6, 40e9
-"""What a compiled step takes without convolutions, until one has been timed: so many seconds, and those of its multiply-adds, of
-which a thread makes so many in a second."""
+"""What a compiled step takes at least, until one has been timed: so many seconds, and those of its multiply-adds, of which a thread
+makes so many in a second."""
 WORTH_TRYING = 20
 """A run as long as so many compilations tries one in any case: it costs that run a twentieth."""
 
@@ -63,8 +63,8 @@ class Work:
     def compiled_estimate(self, eager: float) -> float:
         """Seconds of a compiled step, where an eager one takes ``eager``."""
         products = COMPILED_CALL + 3 * self.multiply_adds / PRODUCTS_RATE / self.threads
-        share = CONVOLUTIONS_RATIO if self.convolutions else products / eager
-        return min(max(share, LEAST_RATIO), 1.0) * eager
+        least = CONVOLUTIONS_RATIO if self.convolutions else LEAST_RATIO
+        return min(max(products / eager, least), 1.0) * eager
 
 
 @dataclass
