@@ -17,8 +17,8 @@ from gradlab.learner import Learner, Measured
 if TYPE_CHECKING:
     from gradlab.data.module import ImageData
 
-WARM_UP, LEAST_STEPS, MOST_STEPS, SECONDS = 3, 5, 40, 0.3
-"""Steps that are not timed and those that are: some more, as long as they take less than so many seconds together."""
+WARM_UP, STEPS, SECONDS = 3, 40, 0.3
+"""Steps that are not timed and those that are; fewer, but one of each, where they take so many seconds together."""
 
 
 class Rehearsal:
@@ -87,13 +87,14 @@ class Rehearsal:
     def _timed(self, learner: Learner) -> float:
         took: list[float] = []
         last = learner.horizon.total_steps - 1
-        while len(took) < WARM_UP + LEAST_STEPS or (sum(took) < SECONDS and len(took) < MOST_STEPS):
+        while len(took) < 2 or (sum(took) < SECONDS and len(took) < WARM_UP + STEPS):
             began = time.perf_counter()
             told = learner.step(min(len(took), last), self._batches[len(took) % len(self._batches)])
             _wait_for(told)
             took.append(time.perf_counter() - began)
         # The lower quartile: what else runs on the machine makes steps longer, never shorter.
-        return statistics.quantiles(took[WARM_UP:], n=4)[0]
+        timed = took[min(WARM_UP, len(took) - 1) :]
+        return statistics.quantiles(timed, n=4)[0] if len(timed) > 1 else timed[0]
 
     @contextlib.contextmanager
     def _apart(self) -> Iterator[None]:
