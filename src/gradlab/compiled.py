@@ -96,7 +96,8 @@ class CompiledStep:
         if len(batch.labels) != self.batch_size:
             return self._eager(batch)
         self._prepare(step)
-        return self._launch(batch)
+        # As it was compiled for: an augmentation may hand its images on in another order of dimensions.
+        return self._launch(batch._replace(images=batch.images.contiguous(), labels=batch.labels.contiguous()))
 
     def _call(self, batch: Batch) -> Measured:
         return self._function(
