@@ -54,6 +54,8 @@ KINDS = {
 """Kinds of runs, by what their continuation has to get right."""
 IN_TIME = 10.0
 """Seconds from SIGTERM to the checkpoint."""
+LOOK = 0.01
+"""Seconds between two looks at how far a run is: more looks would take its processor."""
 
 
 @fault(full=100)
@@ -186,14 +188,14 @@ def _at_a_moment(process: int, folder: Path, draw: random.Random, steps: int) ->
     """Wait for a moment in the life of a run: somewhere in its training, or anywhere. In words, which."""
     begun = _begun(folder)
     while _begun(folder) == begun and _alive(process):  # a run that is gone on with has rows already
-        time.sleep(0.002)
+        time.sleep(LOOK)
     target = draw.randint(min(_last_step(folder) + 1, steps), steps) if draw.random() < 0.75 else None
     until = time.monotonic() + (120 if target else draw.uniform(0, 4))
     while time.monotonic() < until and _alive(process):
         if target is not None and _last_step(folder) >= target:
             time.sleep(draw.uniform(0, 0.03))
             break
-        time.sleep(0.002)
+        time.sleep(LOOK)
     return f"at step {_last_step(folder):,} or later"
 
 
