@@ -53,14 +53,15 @@ class Plans:
         self._made: dict[str, dict[str, Any]] = {}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             self._made = {entry["group"]: entry for entry in json.loads(self.file.read_text())["groups"]}
+        self._kept = dict(self._made)
 
     def known(self, group: str, points: Sequence[Point], memory: int) -> Plan | None:
         """The plan of a group, if none has to be measured for it: pinned, that of the sweep before it was resumed, or remembered."""
         key = key_of(group)
         if key in self.pinned:
             return self._on_record(group, points, self.pinned[key])
-        if key in self._made:
-            return dataclasses.replace(_plan_of(self._made[key]), how="as before")
+        if key in self._kept:
+            return dataclasses.replace(_plan_of(self._kept[key]), how="as before")
         recalled = self._memory.recall(group, self.seat, len(points))
         return self._chosen(group, points, recalled, memory, "remembered") if recalled else None
 
