@@ -185,16 +185,24 @@ class Execution:
         for point in (point for point in points if not point.goes_on):
             groups.setdefault(group_of(point.config) if point.config else None, []).append(point)
         for group, own in groups.items():
-            if group is None or len(own) == 1 or self.population is not None:
-                self._waiting.extend(self._parcels(own, self.population or 1))
-                for point in own if self.population else []:
-                    point.plan = Plan(self.population or 1, (), "as asked").way
-            elif own[0].config is not None and own[0].config.trainer.speed == "max":
-                self._waiting.extend([point] for point in own)  # compiled, as was asked, which no population is
-            elif plan := self.plans.known(group, own, self.executor.memory()):
-                self._follow(plan, own)
-            else:
-                self._unplanned[group] = own
+            self._plan_group(group, own)
+
+    def _plan_group(self, group: str | None, points: list[Point]) -> None:
+        config = points[0].config
+        if group is None or len(points) == 1 or (config is not None and config.trainer.speed == "max"):
+            self._waiting.extend([point] for point in points)  # no population's steps are compiled
+            return
+        if self.population is not None:
+            self._waiting.extend(self._parcels(points, self.population))
+            for point in points:
+                point.plan = Plan(self.population, (), "as asked").way
+            return
+        if self.plans.lacks(group):
+            self.table.say(f"hydra.launcher.plan says nothing of {len(points)} points like {points[0].name}")
+        if plan := self.plans.known(group, points, self.executor.memory()):
+            self._follow(plan, points)
+        else:
+            self._unplanned[group] = points
 
     def _measured(self, worker: Worker, event: Message) -> None:
         """A worker knows how fast a group's points are trained."""

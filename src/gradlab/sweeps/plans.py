@@ -65,6 +65,10 @@ class Plans:
         recalled = self._memory.recall(group, self.seat, len(points))
         return self._chosen(group, points, recalled, memory, "remembered") if recalled else None
 
+    def lacks(self, group: str) -> bool:
+        """Whether a plan was pinned that says nothing of this group."""
+        return bool(self.pinned) and key_of(group) not in self.pinned
+
     def measured(self, group: str, points: Sequence[Point], paces: Sequence[Measured], memory: int) -> Plan:
         """The plan that follows from a measurement, which is remembered."""
         self._memory.keep(group, self.seat, len(points), paces)
