@@ -1,13 +1,17 @@
 """What a step costs, and what memory it takes: measured, or known before it is tried that there is not enough."""
 
+import json
 import math
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
 
 from gradlab import measuring
 from gradlab.config import build_config
+from processes import execute
 
 Compose = Callable[..., DictConfig]
 
@@ -65,3 +69,37 @@ def test_a_measurement_takes_a_share_of_what_it_is_for(compose: Compose, monkeyp
     assert sizes(60) == [1]
     assert sizes(100) == [1, 2]
     assert sizes(10_000) == [1, 2, 4, 8]
+
+
+LIMITED = """
+import json, re, resource
+from pathlib import Path
+import hydra
+from gradlab import measuring
+from gradlab.config import build_config
+from processes import execute
+from gradlab.entry import CONFIGS
+
+def of(hidden):
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return build_config(hydra.compose("config", ["trainer=cpu", "tracking=none", f"model.hidden={hidden}"]))
+
+large = of("[2048,2048]")
+splits = large.data.load()
+measuring.measure(of("[16]"), splits, (1, 2), 60)  # all is imported, and all threads are there
+size = int(re.search(r"^VmSize:\\s+(\\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size + (600 << 20), resource.RLIM_INFINITY))
+print(json.dumps([(pace.members, pace.seconds) for pace in measuring.measure(large, splits, (1, 2, 4, 8, 16), 600)]))
+"""
+
+
+@pytest.mark.slow
+def test_a_measurement_ends_where_a_process_has_no_more_memory(tmp_path: Path) -> None:
+    """By a limit on its address space: a member has seventeen million bytes of weights, and seventy with gradients and moments."""
+    finished = execute([sys.executable, "-c", LIMITED], tmp_path, 250)
+    assert finished.status == 0, finished.err
+    found = json.loads(finished.out.strip().splitlines()[-1])
+    assert [members for members, _ in found] == [1, 2, 4, 8, 16][: len(found)]
+    assert all(math.isfinite(seconds) for _, seconds in found[:-1])
+    assert len(found) > 1
+    assert found[-1][1] == math.inf

@@ -1,7 +1,8 @@
-"""An optimizer that cannot be built at one learning rate, and a network that no population can be made of."""
+"""Optimizers that cannot be built at one learning rate, or more than three times; a network that no population can be made of."""
 
 import os
 import signal
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,28 @@ class Brittle:
             once.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return torch.optim.SGD(params, lr=self.lr / 1000)
+
+
+_alive: "weakref.WeakSet[torch.optim.Optimizer]" = weakref.WeakSet()
+
+
+@OPTIMIZERS.register("hungry")
+@dataclass(frozen=True)
+class Hungry:
+    """Gradient descent of which a process has memory for three, as torch says it.
+
+    lr: step size.
+    """
+
+    name: str
+    lr: float
+
+    def build(self, params: Any) -> torch.optim.Optimizer:
+        if len(_alive) == 3:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        made = torch.optim.SGD(params, lr=self.lr / 1000)
+        _alive.add(made)
+        return made
 
 
 class Rows(nn.Module):

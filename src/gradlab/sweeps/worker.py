@@ -118,8 +118,14 @@ def main() -> NoReturn:
         if command["do"] == "measure":
             _tell(events, event="measured", **measure(command, images))
             continue
+        short = False
         for event in train(command, commands.interruption, images, report):
             _tell(events, **event)
+            short |= event.get("memory", False)
+        if short:
+            os._exit(
+                0
+            )  # what a population leaves that did not fit is in pieces: another process begins with all the memory
         gc.collect()  # Lightning's objects refer to each other in circles
     raise AssertionError("points never end")
 
