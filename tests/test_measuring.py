@@ -77,7 +77,6 @@ from pathlib import Path
 import hydra
 from gradlab import measuring
 from gradlab.config import build_config
-from processes import execute
 from gradlab.entry import CONFIGS
 
 def of(hidden):

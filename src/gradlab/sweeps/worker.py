@@ -126,6 +126,7 @@ def main() -> NoReturn:
             os._exit(
                 0
             )  # what a population leaves that did not fit is in pieces: another process begins with all the memory
+        report.forget()
         gc.collect()  # Lightning's objects refer to each other in circles
     raise AssertionError("points never end")
 
@@ -292,6 +293,11 @@ def progress_report(events: IO[str]) -> Any:
 
         def tell(self, **content: Any) -> None:
             _tell(events, **content)
+
+        def forget(self) -> None:
+            """Let go of the last training: Lightning hangs methods of its module on every callback, and so all its memory."""
+            for name in ("log", "log_dict"):
+                vars(self).pop(name, None)
 
         def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             if time.monotonic() - self.told > RHYTHM:
