@@ -102,3 +102,20 @@ def test_a_measurement_ends_where_a_process_has_no_more_memory(tmp_path: Path) -
     assert all(math.isfinite(seconds) for _, seconds in found[:-1])
     assert len(found) > 1
     assert found[-1][1] == math.inf
+
+
+@pytest.mark.slow
+def test_compiling_is_tried_where_there_is_much_to_do_and_remembered(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = build_config(compose("trainer=cpu", "tracking=none"))
+    splits = config.data.load()
+    alone = [measuring.Pace(1, 1e-3, 1000)]
+    assert measuring.compiled_pace(config, splits, alone, 10) is None
+    found = measuring.compiled_pace(config, splits, alone, 1e7)
+    assert found is not None
+    assert found.members == 1
+    assert found.compiling > 0
+    assert 0 < found.seconds < 1
+    assert measuring.compiled_pace(config, splits, alone, 1e7) == found

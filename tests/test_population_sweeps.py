@@ -2,11 +2,16 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import DictConfig
 
+from gradlab.config import build_config
+from gradlab.data.cache import key_of
+from gradlab.sweeps.grouping import group_of
 from gradlab.tracking.folder import SweepFolder
 from gradlab.tracking.journal import records
 from processes import Finished, train
@@ -102,36 +107,18 @@ def test_a_population_that_memory_does_not_hold_is_halved(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_plan_of_compiled_steps_is_measured_followed_and_taken_over(tmp_path: Path) -> None:
-    """Where there is so much to do that compiling is tried: whatever it comes to, each run has the steps of the plan."""
-    cache = str(tmp_path / "cache")
-    swept = ["data.batch_size=128", "optimizer.lr=0.001,0.002", "trainer.max_epochs=null", "tracking=none", "-m"]
-    long = [*swept, "trainer.max_steps=30000", "hydra.launcher.workers=1"]
-    finished = train(tmp_path, *long, XDG_CACHE_HOME=cache, timeout=280)
-    assert finished.status == 0, finished.out + finished.err
-    (path,) = (tmp_path / "outputs").glob("*_sweep_*")
-    (entry,) = json.loads((path / "plan.json").read_text())["groups"]
-    assert any(one["compiling"] > 0 for one in entry["measured"]), entry
-    expected = "compiled" if entry["compiled"] else "eager"
-    for result in results(finished).values():
-        assert result["speed"] == expected
-        assert result["population"] == entry["members"]
-        assert result["plan"].endswith("(measured)")
-    # The plan of a sweep of other rates, taken over by name.
-    entry["compiled"], entry["members"] = True, 1
+def test_a_plan_of_compiled_steps_is_followed(compose: Callable[..., DictConfig], tmp_path: Path) -> None:
+    """One that another sweep has made, taken over by name: each run has the steps of the plan, and says so."""
+    length = ["trainer.max_steps=200", "trainer.max_epochs=null"]
+    group = group_of(build_config(compose(*length)))
+    assert group is not None
     named = tmp_path / "named.json"
+    entry = {"group": key_of(group), "members": 1, "compiled": True}
     named.write_text(json.dumps({"version": 1, "groups": [entry]}))
-    other = tmp_path / "other"
-    other.mkdir()
-    pinned = train(
-        other,
-        *long[:1],
-        "optimizer.lr=0.003,0.004",
-        *long[2:],
-        f"hydra.launcher.plan={named}",
-        XDG_CACHE_HOME=cache,
-        timeout=280,
-    )
-    assert pinned.status == 0, pinned.out + pinned.err
-    assert "2 points of adamw: alone, compiled (pinned)" in pinned.out
-    assert {result["speed"] for result in results(pinned).values()} == {"compiled"}
+    swept = [*length, "optimizer.lr=0.001,0.002", "tracking=none", "-m", "hydra.launcher.workers=1"]
+    finished = train(tmp_path, *swept, f"hydra.launcher.plan={named}", timeout=280)
+    assert finished.status == 0, finished.out + finished.err
+    assert "2 points of adamw: alone, compiled (pinned)" in finished.out
+    for result in results(finished).values():
+        assert (result["speed"], result["population"]) == ("compiled", 1)
+        assert result["plan"] == "alone, compiled (pinned)"
