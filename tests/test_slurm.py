@@ -196,7 +196,7 @@ def test_a_sweep_is_left_and_joined_again(tmp_path: Path, cluster: dict[str, str
             time.sleep(15)
             again.kill()
             again.communicate()
-            assert sorted(jobs(cluster, "--format=%i")) == before
+            assert set(jobs(cluster, "--format=%i")) <= set(before)
             with sweep(tmp_path, cluster, *one_at_once, "resume=true") as last:
                 ended(last)
     found = assert_each_point_once(tmp_path, 2, 60)
