@@ -31,6 +31,8 @@ SLOW = [
     ),
     *("tracking=none", "hydra.launcher.population=off", "hydra.launcher.executor=ray"),
 ]
+# Ray's workers are nice to all else on a machine, by 15; on a busy one tests would take for ever.
+USUAL = {"PYTHONPATH": str(FAULTY), "RAY_worker_niceness": "0"}
 MOUNTED = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs none "$1" && shift && exec "$@"', "sh"]
 
 
@@ -45,7 +47,7 @@ class Cluster:
 
     @property
     def variables(self) -> dict[str, str]:
-        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "PYTHONPATH": str(FAULTY)}
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, **USUAL}
 
     def add(self, *options: str, without: Path | None = None) -> None:
         """Start a node, the head first; one ``without`` a folder sees nothing in it."""
@@ -140,7 +142,7 @@ def assert_each_point_once(folder: Path, count: int) -> None:
 
 def test_a_ray_of_its_own(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs Ray: bash scripts/services.sh")
-    finished = train(tmp_path, *SLOW, "seed=0,1,2", "hydra.launcher.workers=2", timeout=400, PYTHONPATH=str(FAULTY))
+    finished = train(tmp_path, *SLOW, "seed=0,1,2", "hydra.launcher.workers=2", timeout=400, **USUAL)
     assert finished.status == 0, finished.out + finished.err
     assert_each_point_once(tmp_path, 3)
 
@@ -191,8 +193,6 @@ def test_a_node_without_the_sweeps_storage_sends_its_runs(tmp_path: Path, cluste
 
 def test_what_is_wrong_with_ray_is_said(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs Ray: bash scripts/services.sh")
-    finished = train(
-        tmp_path, *SLOW, "seed=0,1", "hydra.launcher.ray.address=127.0.0.1:1", PYTHONPATH=str(FAULTY), timeout=200
-    )
+    finished = train(tmp_path, *SLOW, "seed=0,1", "hydra.launcher.ray.address=127.0.0.1:1", timeout=200, **USUAL)
     assert finished.status == 1
     assert "Ray cannot be reached" in finished.err
