@@ -220,7 +220,9 @@ def test_a_streamed_run_draws_its_figures_and_is_evaluated(streamed_run: Finishe
 def start_endless(folder: Path, where: Path) -> "subprocess.Popen[str]":
     """A streamed run that would train for hours, in a process group of its own, once it trains."""
     command = [sys.executable, str(ROOT / "train.py")]
-    command += arguments(folder, "data.stream=always", "trainer.max_epochs=100000", "trainer.log_every=20 steps")
+    command += arguments(
+        folder, "data.stream=always", "trainer.max_epochs=100000", "trainer.speed=safe", "trainer.log_every=20 steps"
+    )
     process = subprocess.Popen(
         command, cwd=where, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,

@@ -221,7 +221,7 @@ def test_a_killed_run_is_killed_in_mlflow_too(tmp_path: Path) -> None:
 def start_endless(folder: Path) -> "subprocess.Popen[str]":
     """A run that would train for hours, once it trains and is in MLflow."""
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), "trainer.max_epochs=100000", "trainer.log_every=20 steps"],
+        [sys.executable, str(ROOT / "train.py"), "trainer.max_epochs=100000", "trainer.speed=safe", "trainer.log_every=20 steps"],
         cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
