@@ -16,6 +16,7 @@ from typing import Any
 
 import hydra
 import pytest
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
@@ -33,7 +34,7 @@ from gradlab.sweeps.grids import expand
 from gradlab.sweeps.record import Point, SweepRecord, lock, read, restore
 from gradlab.sweeps.resuming import find, resumed
 from gradlab.sweeps.seats import Seat, gpus_here, seats
-from gradlab.sweeps.settings import Launching, launching
+from gradlab.sweeps.settings import launching
 from gradlab.sweeps.shipping import ship_until_over
 from gradlab.sweeps.table import Table
 from gradlab.tracking.folder import RunFolder, SweepFolder
@@ -235,18 +236,17 @@ def test_names_have_the_digits_that_keep_them_apart(compose: Compose) -> None:
 GIB = 1 << 30
 
 
-UNSTOPPED: Any = {
-    "early_stopping": "none",
-    "reduction_factor": 3.0,
-    "first_rung": "10%",
-    "judged_by": None,
-    "plan": None,
+LAUNCHER: dict[str, Any] = {
+    key: value
+    for key, value in yaml.safe_load((CONFIGS / "hydra/launcher/gradlab.yaml").read_text()).items()
+    if key != "_target_"
 }
+"""The settings as they are delivered."""
 
 
 def test_a_cpu_has_a_worker_for_each_core_that_memory_carries(compose: Compose) -> None:
     points = [config(compose)]
-    automatic = Launching(workers=None, runs_per_gpu=1, fail_fast=False, population="auto", **UNSTOPPED)
+    automatic = launching(LAUNCHER)
     assert seats(automatic, points, 4, 64 * GIB, []) == [Seat(1, "")] * 4
     assert seats(automatic, points, 4, 2 * GIB, []) == [Seat(1, "")] * 2
     assert seats(automatic, points, 4, 0, []) == [Seat(1, "")]
@@ -258,7 +258,7 @@ def test_a_cpu_has_a_worker_for_each_core_that_memory_carries(compose: Compose) 
 
 
 def test_every_gpu_has_its_workers_and_each_is_told_its_device(compose: Compose) -> None:
-    settings = Launching(workers=None, runs_per_gpu=2, fail_fast=False, population="auto", **UNSTOPPED)
+    settings = launching({**LAUNCHER, "runs_per_gpu": 2})
     found = seats(settings, [config(compose)], 16, 64 * GIB, ["0", "3"])
     assert found == [Seat(4, "0"), Seat(4, "3"), Seat(4, "0"), Seat(4, "3")]
     assert found[1].environment() == {"GRADLAB_CORES": "4", "OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "3"}
@@ -287,9 +287,8 @@ def test_gpus_are_those_of_the_environment_else_those_of_the_machine(tmp_path: P
     ],
 )
 def test_wrong_launcher_settings_are_said(change: dict[str, Any], message: str) -> None:
-    values = {"workers": None, "runs_per_gpu": 1, "fail_fast": False, "population": "auto", **UNSTOPPED}
     with pytest.raises(ConfigError, match=message):
-        launching({**values, **change})
+        launching({**LAUNCHER, **change})
 
 
 # ---------------------------------------------------------------------- record and resuming

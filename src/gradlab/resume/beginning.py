@@ -137,7 +137,7 @@ def _unfinished(composed: DictConfig, output_dir: Path, origin: Origin) -> Resum
             continue
         with contextlib.suppress(ConfigError):  # a run that cannot be read
             told = recorded(folder)
-            if told.get("imports") != plain.get("imports"):
+            if (told.get("imports") or []) != (plain.get("imports") or []):
                 continue  # another run; to find that out, the modules that it names are not imported
             before = _build(told, Origin())
             if not settings.changes(before, after):
