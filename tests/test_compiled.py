@@ -15,7 +15,7 @@ from torch import nn
 
 from gradlab import compiled
 from gradlab.classifier import Classifier
-from gradlab.compiled import CompiledStep
+from gradlab.compiled import CompiledStep, Uncompilable, check_compilable, not_of_tensors_alone
 from gradlab.data.module import ImageData
 from gradlab.durations import Horizon
 from gradlab.learner import Learner
@@ -123,6 +123,8 @@ def test_a_hundred_compiled_steps_of_every_optimizer(make: Any, optimizer: str, 
 
 
 class Branching(nn.Module):
+    compilable = True
+
     """Asks for a number on the way."""
 
     def __init__(self) -> None:
@@ -135,6 +137,8 @@ class Branching(nn.Module):
 
 
 class Idle(nn.Module):
+    compilable = True
+
     """Has a parameter that nothing depends on, which torch's optimizers leave alone."""
 
     def __init__(self) -> None:
@@ -234,3 +238,25 @@ def test_a_resumed_run_keeps_the_steps_of_its_checkpoint(tmp_path: Path) -> None
     assert re.search(r"^goes on with .* at step [1-5]\d?$", again.out, re.MULTILINE)
     assert "\ncompiled steps\n" in again.out
     assert again.result["parameters_sha256"] == whole.result["parameters_sha256"]
+
+
+class Counting(nn.Sequential):
+    """A user's own network, whose answers depend on how often it was asked."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.asked = getattr(self, "asked", 0) + 1
+        return super().forward(images) / self.asked
+
+
+class Vouched(Counting):
+    compilable = True
+
+
+def test_a_network_whose_python_may_do_more_than_compute_is_not_compiled(without_code: None) -> None:
+    for network, found in ((Counting(mlp()), "Counting may do more"), (Vouched(mlp()), None)):
+        learner = fit(network, ADAMW, 1)[0].learner
+        told = not_of_tensors_alone(learner)
+        assert told is None if found is None else told is not None and found in told
+        if found:
+            with pytest.raises(Uncompilable, match=found):
+                check_compilable(learner)

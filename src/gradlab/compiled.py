@@ -38,6 +38,10 @@ KEPT = 8
 
 BACKEND = "inductor"
 
+FUNCTIONS_OF_TENSORS = ("gradlab", "torch", "torchvision", "timm")
+"""Packages whose networks and losses compute from tensors alone. What a user's own Python does besides, a compiled step would
+do once, when it is compiled; ``compilable = True`` in its class says that it does nothing."""
+
 _functions: "OrderedDict[Hashable, Step]" = OrderedDict()
 
 
@@ -142,10 +146,21 @@ class CompiledStep:
 
 def check_compilable(learner: Learner) -> None:
     """Raise ``Uncompilable`` where it is known, before anything is tried, that the learner's step has no compiled form."""
+    if stranger := not_of_tensors_alone(learner):
+        raise Uncompilable(stranger)
     if isinstance(learner.wrapper, SharpnessAware):
         raise Uncompilable("wrapper=sam makes two passes")
     if parts_for([learner.optimizer]) is None:
         raise Uncompilable(f"there is no formula of the optimizer {type(learner.optimizer).__name__}")
+
+
+def not_of_tensors_alone(learner: Learner) -> str | None:
+    """What of the learner's network or loss may do more in a step than compute from tensors, in a few words."""
+    for part in (*learner.model.modules(), learner.loss_config):
+        kind = type(part)
+        if kind.__module__.partition(".")[0] not in FUNCTIONS_OF_TENSORS and not getattr(part, "compilable", False):
+            return f"{kind.__name__} may do more than compute from tensors ('compilable = True' in its class says no)"
+    return None
 
 
 def given(gradient: torch.Tensor | None) -> torch.Tensor:

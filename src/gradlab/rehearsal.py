@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gradlab.compiled import CompiledStep, Uncompilable, check_compilable
+from gradlab.compiled import CompiledStep, Uncompilable, check_compilable, not_of_tensors_alone
 from gradlab.data.device import Batch
 from gradlab.learner import Learner, Measured
 
@@ -55,7 +55,9 @@ class Rehearsal:
         return [batch for batch in batches if len(batch.labels) == self.batch_size]
 
     def eager(self) -> float | str:
-        """Seconds of an eager step; or why there is none, in a few words."""
+        """Seconds of an eager step; or why there is nothing to be compared with it, in a few words."""
+        if stranger := not_of_tensors_alone(self.learner):
+            return stranger
         with self._apart():
             try:
                 return self._timed(self.learner.twin(self.like))
