@@ -56,7 +56,7 @@ def test_the_quick_form_of_each_runs(name: str, tmp_path: Path, capfd: pytest.Ca
     with (results / RESULTS).open() as lines:
         rows = list(csv.DictReader(lines))
     table = json.loads((results / VERDICT).read_text())["table"]
-    assert len(table) > 2
+    assert len(table) > 1
     assert {len(row) for row in table} == {len(table[0])}
     if experiment.own_run is None:
         assert {row["status"] for row in rows} <= {"finished", "diverged"}
