@@ -174,7 +174,7 @@ def restore(points: Sequence[Point], folder: SweepFolder) -> None:
             point.status = "waiting"
 
 
-def lock(folder: SweepFolder, patience: float = 60.0) -> IO[str]:
+def lock(folder: SweepFolder, patience: float = 180.0) -> IO[str]:
     """The open file whose lock says that a process of this sweep lives; workers and shipper inherit it.
 
     Waits for what is left of an earlier process: its workers end by themselves, and its shipper when all is shipped.
