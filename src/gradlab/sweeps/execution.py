@@ -23,6 +23,8 @@ from gradlab.tracking.journal import Journal
 
 DEATHS = 2
 """Workers that one point may cost: it is tried once more, then FAILED."""
+STRAYS = 10
+"""Machines that may die under one point."""
 STARTS = 3
 """Workers in a row that may die before they are ready: then it is no point's fault."""
 GRACE = 30.0
@@ -317,17 +319,18 @@ class Execution:
             self._divide(begun, {"memory": True, "reason": reason})
         else:
             for point in begun:
-                self._try_again(point, reason)
+                self._try_again(point, reason, STRAYS if worker.astray else DEATHS)
 
-    def _try_again(self, point: Point, reason: str) -> None:
-        self._deaths[point.id] = self._deaths.get(point.id, 0) + 1
-        if self._deaths[point.id] < DEATHS:
+    def _try_again(self, point: Point, reason: str, most: int = DEATHS) -> None:
+        kind = f"{point.id} {most}"  # of its workers and of their machines, each is counted on its own
+        self._deaths[kind] = self._deaths.get(kind, 0) + 1
+        if self._deaths[kind] < most:
             point.status, point.reason = "waiting", reason
             self._waiting.appendleft([point])  # alone: it may have been the fault of another member
             how = "gone on with from its checkpoint" if point.goes_on else "tried once more"
             self.table.say(f"{point.name}: {reason}; it is {how}")
         else:
-            self._settle(point, "failed", f"{reason}, twice", {})
+            self._settle(point, "failed", f"{reason}, {'twice' if most == DEATHS else f'{most} times'}", {})
             return
         self._ended(point)
 

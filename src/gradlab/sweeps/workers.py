@@ -25,6 +25,8 @@ class Worker(abc.ABC):
         self.measuring: str | None = None
         self.ready = False
         self.said: Message = {}
+        self.astray = False
+        """Whether it was its machine that died, which is no fault of its points."""
 
     @property
     def idle(self) -> bool:

@@ -104,7 +104,8 @@ class Job:
             died_of = self._pass_all(worker)
         finally:
             worker.kill()
-        if died_of and not self._going.is_set():
+        # A signal to the job reaches its worker as well, and perhaps first.
+        if died_of and not self._going.wait(5):
             self._tell({"event": "died", "reason": died_of})
         if not self._going.is_set():
             self._tell({"event": "end"})

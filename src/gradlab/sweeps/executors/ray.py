@@ -154,6 +154,7 @@ class RayNodes:
             try:
                 events = self._ray.get(answer)
             except self._ray.exceptions.RayError as error:
+                worker.astray = True
                 worker.reason = f"its node or its actor there died ({_first_line(error)})"
                 found.append((worker, None))
                 continue

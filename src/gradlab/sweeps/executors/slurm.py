@@ -167,6 +167,7 @@ class SlurmJobs:
             if events := worker.read():
                 found.append((worker, events))
             elif worker.ended or self._is_gone(worker, there):
+                worker.astray = not worker.ended
                 found.append((worker, None))
         return found
 
