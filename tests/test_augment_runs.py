@@ -77,6 +77,7 @@ def test_a_run_with_augmentations(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_sweep_over_lists_in_float64(tmp_path: Path) -> None:
     finished = train(
         tmp_path, "-m", "augment=none,[jitter,cutmix]", "tracking=none", "trainer.max_epochs=null", "trainer.max_steps=2",

@@ -162,6 +162,7 @@ def test_sync_into_another_or_a_deleted_store_ships_everything_again(tmp_path: P
     assert (tmp_path / "other.db").exists()
 
 
+@pytest.mark.slow
 def test_a_missing_artifact_does_not_keep_the_rest_from_mlflow(tmp_path: Path) -> None:
     finished = train(tmp_path, "trainer.max_epochs=1", "tracking=none")
     shutil.rmtree(finished.run / "plots")
@@ -182,6 +183,7 @@ def test_sync_of_a_folder_that_is_no_run(tmp_path: Path) -> None:
     assert "not a run's folder" in finished.err
 
 
+@pytest.mark.slow
 def test_ui_serves_the_runs_on_this_machine_only(tmp_path: Path) -> None:
     train(tmp_path, "trainer.max_epochs=1", "plots=false")
     process = subprocess.Popen(

@@ -365,6 +365,7 @@ def test_a_run_trains_with_the_rate_found_and_with_the_same_bits_as_without_the_
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_rate_where_the_search_is_not_sure(tmp_path: Path) -> None:
     run = train(tmp_path, "find_lr=true", "optimizer=sgd", "init=zeros", *SHORT, timeout=PATIENCE)
     assert run.status == 0, run.err

@@ -92,6 +92,7 @@ def test_the_size_of_populations_is_measured_once_and_remembered(tmp_path: Path)
     assert lines[0].removesuffix("(measured)") == lines[1].removesuffix("(remembered)")
 
 
+@pytest.mark.slow
 def test_a_population_that_memory_does_not_hold_is_halved(tmp_path: Path) -> None:
     """By another worker: what the first one has left of its memory is in pieces."""
     swept = [*PARTS, "optimizer=hungry", "optimizer.lr=1.0,2.0,3.0,4.0,5.0", *SMALL]

@@ -395,6 +395,7 @@ def test_a_search_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len(params_of(tmp_path)) == 4
 
 
+@pytest.mark.slow
 def test_faults_are_told_as_such_and_tried_again(tmp_path: Path) -> None:
     arguments = [
         "--config-dir", str(FAULTY), *SEARCH, "imports=[faulty]", "model=faulty", "optimizer=sgd",

@@ -255,7 +255,9 @@ def assert_group_ends(leader: int) -> None:
     assert group(leader) == []
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "status"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_signal_to_all_its_processes_ends_a_run_with_a_checkpoint(
     folder: Path, tmp_path: Path, signum: signal.Signals, status: int
 ) -> None:
@@ -274,7 +276,7 @@ def test_a_signal_to_all_its_processes_ends_a_run_with_a_checkpoint(
     assert_group_ends(process.pid)
 
 
-@pytest.mark.parametrize("victim", ["worker", "run"])
+@pytest.mark.parametrize("victim", [pytest.param("worker", marks=pytest.mark.slow), "run"])
 def test_whoever_is_killed_the_others_end_too(folder: Path, tmp_path: Path, victim: str) -> None:
     process = start_endless(folder, tmp_path)
     # The oldest worker is one of those of the training; those of a validation come and go.

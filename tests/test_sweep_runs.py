@@ -312,6 +312,7 @@ def test_a_sweep_killed_at_twenty_random_moments(tmp_path: Path) -> None:
     assert {run.info.status for run in children} <= {"FINISHED", "KILLED"}
 
 
+@pytest.mark.slow
 def test_two_sweeps_and_a_run_at_once_over_one_cold_store(tmp_path: Path) -> None:
     """And a point of a sweep has the bits that it has alone."""
     arguments = ["optimizer=adam", "model=logistic", *SMALL, "hydra.launcher.workers=1"]

@@ -234,6 +234,7 @@ def start_endless(folder: Path) -> "subprocess.Popen[str]":
     raise AssertionError(process.communicate())
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_make_the_store_once(tmp_path: Path) -> None:
     """Both meet a database that does not exist yet, in the same second, under the same name."""
     command = [sys.executable, str(ROOT / "train.py"), "trainer.max_epochs=1", "plots=false", "optimizer=sgd"]
@@ -302,6 +303,7 @@ def test_other_optimizers_and_wrappers_learn_the_digits(tmp_path: Path, choices:
     assert sha256_of(best) == finished.result["parameters_sha256"]
 
 
+@pytest.mark.slow
 def test_bf16_and_fp64_train(tmp_path: Path) -> None:
     for precision in ("bf16", "fp64"):
         folder = tmp_path / precision
