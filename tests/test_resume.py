@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from gradlab.checkpoints import Checkpointer, load_checkpoint, newest_checkpoint, save_checkpoint
+from gradlab.checkpoints import Checkpoint, Checkpointer, load_checkpoint, newest_checkpoint, save_checkpoint
 from gradlab.classifier import Classifier
 from gradlab.config import Config, Origin, build_config
 from gradlab.errors import CheckpointError, ConfigError
@@ -26,7 +27,7 @@ from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.holding import Held, unshipped
 from gradlab.tracking.journal import Journal, metric_rows, records
 from gradlab.tracking.retaking import RetakenRows, cut, line_end
-from tiny import choice, fit, normed
+from tiny import From, choice, fit, normed
 
 Compose = Callable[..., DictConfig]
 
@@ -269,6 +270,31 @@ def test_a_signal_cuts_a_validation_short_and_it_is_due(tmp_path: Path) -> None:
     _, state = load_checkpoint(tmp_path / "last")
     assert state["ledger"]["validated_at"] == 5
     assert state["plateau"]["last_step"] == 5
+
+
+def test_a_run_that_was_stopped_at_its_last_step_writes_what_its_last_validation_found(tmp_path: Path) -> None:
+    """Nothing is left to train, and Lightning tells of no end of a training."""
+    adam = choice("optimizer", "adam", lr=0.02)
+    fit(normed(), adam, 10, callbacks=[Signal(10)], of_learner=[lambda it: Checkpointer(it, tmp_path, 0, {})])
+    begin = newest_checkpoint(tmp_path)
+    assert begin is not None
+    assert (begin.step, begin.state["ledger"]["validated_at"]) == (10, 5)
+    shutil.rmtree(tmp_path / "best")  # killed between the writing of last and of best
+
+    class AtLast(Checkpointer):
+        def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            super().on_fit_start(trainer, module)
+            self.learner.ledger.validated_at = 10  # what the validation before the first step does
+
+    go_on = From(10, *parts_of_it(begin))
+    fit(normed(), adam, 10, go_on=go_on, of_learner=[lambda it: AtLast(it, tmp_path, 0, {}, begin=begin)])
+    _, state = load_checkpoint(tmp_path / "last")
+    assert (state["step"], state["ledger"]["validated_at"]) == (10, 10)
+    assert load_checkpoint(tmp_path / "best")[1]["step"] == 5
+
+
+def parts_of_it(begin: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    return {name: tensor for name, tensor in begin.tensors.items() if not name.startswith("best.")}, begin.state
 
 
 def test_a_signal_within_a_round_adds_no_validation(tmp_path: Path) -> None:

@@ -199,6 +199,7 @@ class Checkpointer(pl.Callback):
         self._best_tensors: dict[str, torch.Tensor] = {}
         self._best_on_disk = True
         self.over = False
+        self._told_of_the_end = False
         self._rhythm: _Rhythm = beside._rhythm if beside else _Rhythm(seconds, steps, share, begin.step if begin else 0)
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -251,8 +252,14 @@ class Checkpointer(pl.Callback):
             self.write()
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._told_of_the_end = True
         if not self.over:
             self.write()
+
+    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """A training that was stopped at its last step goes on with a validation alone, and Lightning tells of no end of it."""
+        if not self._told_of_the_end:
+            self.on_train_end(trainer, module)
 
     def write(self) -> None:
         """Write ``last``, and ``best`` if it has changed since it was written.
