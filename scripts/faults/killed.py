@@ -115,6 +115,7 @@ def sigterm(setting: Setting, number: int) -> Outcome:
     result = json.loads((run / "result.json").read_text()) if (run / "result.json").exists() else {}
     if result.get("status") == "finished":  # it came when all was done
         said += [] if status in (0, 143) and ends == ["FINISHED"] else [f"{status}, {ends} of a finished run"]
+        _synced(place, run, uri)  # it may have come while the run waited for its shipper, which goes on by itself
     else:
         if (status, ends, result.get("status")) != (143, ["KILLED"], "killed"):
             said.append(f"exit status {status}, {ends}, {result.get('status')}")
