@@ -266,6 +266,7 @@ def test_a_signal_to_all_its_processes_ends_a_run_with_a_checkpoint(
     deadline = time.monotonic() + 20  # between a validation and the next round it has no workers
     while len(group(process.pid)) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
+    assert len(group(process.pid)) >= 3
     os.killpg(process.pid, signum)
     out, err = process.communicate(timeout=60)
     assert process.returncode == status, out + err
