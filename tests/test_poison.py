@@ -21,6 +21,7 @@ from gradlab.config import build_config
 from gradlab.errors import CheckpointError, ConfigError, DataError, FieldError, GradlabError
 from gradlab.hydra_guard import refuse_callables
 from gradlab.models.networks.pretrained import load_weights, read_weights
+from gradlab.optimizer_state import load_optimizer_state, optimizer_state
 from gradlab.sweeps.clusters import Slurm
 from gradlab.trained.network import open_trained
 from processes import ROOT, train
@@ -169,6 +170,34 @@ def test_a_forged_training_is_not_gone_on_with(tmp_path: Path, key: str) -> None
                 Checkpoint(tmp_path, {}, {**OF_A_TRAINING, key: value}).check()
     with pytest.raises(CheckpointError, match="'best'"):
         Checkpoint(tmp_path, {}, {**OF_A_TRAINING, "best": {"val/accuracy": "1"}}).check()
+
+
+FORGED: dict[str, Any] = {
+    "fewer numbers": (torch.zeros(3), None),
+    "one number": (torch.tensor(0.0), None),
+    "the numbers in another shape": (torch.zeros(10, 64), None),
+    "all in one place": (torch.zeros(64, 10), [0, 0]),
+    "one over the other": (torch.zeros(64, 10), [1, 1]),
+    "with gaps of a petabyte": (torch.zeros(64, 10), [2**50, 1]),
+    "backwards": (torch.zeros(64, 10), [-10, 1]),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_an_optimizer_that_reads_beyond_its_memory_is_refused(kind: str) -> None:
+    """torch's fused kernels follow such tensors out of their memory: the process would crash, or worse."""
+    weight = torch.nn.Parameter(torch.ones(64, 10))
+    optimizer = torch.optim.Adam([weight], fused=True)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    tensors, state = optimizer_state(optimizer)
+    load_optimizer_state(optimizer, tensors, state)
+    forged, strides = FORGED[kind]
+    for name in ("exp_avg", "exp_avg_sq"):
+        with pytest.raises(CheckpointError, match="optimizer"):
+            load_optimizer_state(
+                optimizer, {**tensors, f"0.{name}": forged}, {**state, "strides": {f"0.{name}": strides}}
+            )
 
 
 def test_a_checkpoint_whose_checksums_do_not_match_is_refused(tmp_path: Path) -> None:

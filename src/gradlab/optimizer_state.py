@@ -39,7 +39,7 @@ def load_optimizer_state(
     Of the groups' numbers, those named in ``own_numbers`` stay as the optimizer was built with them.
 
     Raises:
-        CheckpointError: it has other parameter groups.
+        CheckpointError: it has other parameter groups, or tensors that do not fit the parameters.
     """
     groups: list[dict[str, Any]] = optimizer.state_dict()["param_groups"]
     saved = state["param_groups"]
@@ -62,6 +62,7 @@ def load_optimizer_state(
             own.setdefault(name, []).append(value)
         else:
             own[name] = value
+    _check_shapes(optimizer, tensors)
     # torch moves the state to the parameters' device, and floats to their dtype; the latter would change bits.
     optimizer.load_state_dict({"state": values, "param_groups": groups})
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -74,10 +75,33 @@ def load_optimizer_state(
             holder[key] = tensor.to(holder[key].device)
 
 
+def _check_shapes(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """Refuse what torch's fused kernels would follow out of its memory: they read as many numbers as the parameter has, unasked."""
+    parameters = [(each, group) for group in optimizer.param_groups for each in group["params"]]
+    for path, tensor in tensors.items():
+        index, name, *_ = path.split(".")
+        parameter, group = parameters[int(index)]
+        wanted = torch.Size() if name == "step" else parameter.shape
+        if group.get("fused") and tensor.shape != wanted:
+            raise CheckpointError(
+                f"The checkpoint's optimizer does not fit this network: '{name}' of parameter {index} has the shape "
+                f"{list(tensor.shape)}, and {list(wanted)} is needed. It is damaged or forged; go on with an earlier checkpoint."
+            )
+
+
 def _laid_out(tensor: torch.Tensor, strides: list[int] | None) -> torch.Tensor:
-    """A copy of ``tensor`` with ``strides``; contiguous without any."""
+    """A copy of ``tensor`` with ``strides``; contiguous without any.
+
+    Raises:
+        CheckpointError: so it would lie over itself or have gaps, which nothing that was saved does.
+    """
     if strides is None:
         return tensor.clone()
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, strides, strict=True))
+    if min(strides) < 0 or extent != tensor.numel():
+        raise CheckpointError(
+            f"The checkpoint's optimizer has a tensor of shape {list(tensor.shape)} with strides {strides}."
+        )
     return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
 
 
