@@ -218,6 +218,36 @@ def test_a_killed_run_is_killed_in_mlflow_too(tmp_path: Path) -> None:
     assert len(client.get_metric_history(state["run_id"], "train/loss")) == rows > 0
 
 
+@pytest.mark.slow
+def test_a_run_gone_on_with_is_running_in_mlflow_again(tmp_path: Path) -> None:
+    """KILLED, then RUNNING as the same run, then KILLED: by SIGTERM, with exit status 143."""
+    process = start_endless(tmp_path)
+    process.kill()
+    process.communicate(timeout=30)
+    (run,) = (tmp_path / "outputs").iterdir()
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    run_id = json.loads((run / "mlflow.json").read_text())["run_id"]
+
+    def becomes(status: str) -> None:
+        deadline = time.monotonic() + 60
+        while client.get_run(run_id).info.status != status:
+            assert time.monotonic() < deadline, client.get_run(run_id).info.status
+            time.sleep(0.2)
+
+    becomes("KILLED")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "resume=latest"], cwd=tmp_path, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    becomes("RUNNING")
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, out + err
+    becomes("KILLED")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "gradlab"]
+    assert [each.info.run_id for each in client.search_runs([experiment.experiment_id])] == [run_id]
+
+
 def start_endless(folder: Path) -> "subprocess.Popen[str]":
     """A run that would train for hours, once it trains and is in MLflow."""
     process = subprocess.Popen(
