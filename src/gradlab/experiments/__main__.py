@@ -12,8 +12,8 @@ from gradlab.analysis.sources import Source
 from gradlab.errors import ConfigError, FieldError, GradlabError, did_you_mean
 from gradlab.experiments.catalogue import EXPERIMENTS
 from gradlab.experiments.experiment import Experiment, Form, Outcome
-from gradlab.experiments.reading import rows_of
-from gradlab.experiments.record import compared, folder_of, holds, note_rerun, recorded, write, write_readme
+from gradlab.experiments.reading import rows_of, wall_seconds, workers_of
+from gradlab.experiments.record import Took, compared, folder_of, holds, note_rerun, recorded, write, write_readme
 from gradlab.experiments.running import REPOSITORY, How, commands_of, run_form
 from gradlab.tracking.folder import SweepFolder
 
@@ -126,14 +126,14 @@ def _run(experiment: Experiment, parsed: argparse.Namespace) -> bool:
         commands = commands_of(form, How(pictures, parsed.quick))
         outcome, settings = experiment.own_run(commands), ""
         told = [["gradlab", *command] for command in commands]
-        took = time.monotonic() - began
+        took = Took(time.monotonic() - began)
     else:
         assert experiment.examine is not None
         how = How(pictures, parsed.quick, parsed.full, parsed.seeds, parsed.more)
         ran, commands = run_form(form, how, runs_in, parsed.resume)
-        took = time.monotonic() - began
         outcome = experiment.examine(ran)
         sources = [*ran.sources, *ran.followed]
+        took = Took(sum(map(wall_seconds, sources)), workers_of(sources[0]))
         outcome = Outcome(**{**vars(outcome), "rows": rows_of(sources)})
         settings = _settings(sources)
         told = [["python", "train.py", "-m", *filter(_recordable, command)] for command in commands]
@@ -143,7 +143,7 @@ def _run(experiment: Experiment, parsed: argparse.Namespace) -> bool:
     records = folder_of(RECORDS, experiment, form)
     recording = parsed.record and parsed.seeds is None
     results = records if recording else runs_in / "results"
-    write(results, experiment, form, outcome, told, settings, None if parsed.resume else took)
+    write(results, experiment, form, outcome, told, settings, took)
     print(f"\ntable, figure and runs: {results}")
     if size:
         return True

@@ -2,7 +2,7 @@
 
 from gradlab.analysis.figures import series
 from gradlab.analysis.grouping import Setting
-from gradlab.experiments.drawing import bars, curve, figure
+from gradlab.experiments.drawing import above, bars, curve, figure
 from gradlab.experiments.experiment import PICTURES, Experiment, Finding, Form, Outcome, Ran
 from gradlab.experiments.reading import TEST, TRAIN_ACCURACY, TRAIN_LOSS, against, difference, of, table, written
 from gradlab.tracking.folder import RunFolder
@@ -45,12 +45,10 @@ def examine(ran: Ran) -> Outcome:
     left, right = drawn.subplots(1, 2, width_ratios=[1.2, 1])
     for index, setting in enumerate(settings):
         curve(left, setting.runs, TRAIN_LOSS, _name(setting), index)
-    left.set_ylabel("cost (cross-entropy, nats)")
+    left.set_ylabel("cost on the training images (nats)")
     left.set_ylim(bottom=0)
-    left.legend(frameon=False)
+    above(left)
     bars(right, settings, [_name(setting) for setting in settings], {"training": TRAIN_ACCURACY, "test": TEST})
-    right.set_xlabel("accuracy (mean, 95 % interval)")
-    right.legend(frameon=False)
     return Outcome(headings, rows, findings, drawn)
 
 

@@ -15,11 +15,13 @@ from gradlab.analysis.records import Run
 from gradlab.experiments.reading import by_seed, of
 from gradlab.tracking.folder import RunFolder
 
-__all__ = ["COLORS", "DPI", "Figure", "bars", "curve", "figure", "over_rates", "plane", "tidy"]
+__all__ = ["COLORS", "DPI", "Figure", "above", "bars", "curve", "figure", "over_rates", "plane", "tidy"]
 
 
 def curve(axes: Axes, runs: Sequence[Run], metric: str, label: str, index: int) -> None:
-    """A metric over the steps of a setting's runs, all in one colour; the first one carries the label."""
+    """A metric over the steps of a setting's runs, all in one colour; the first one carries the label, and how many seeds."""
+    seeds = len({run.seed for run in runs})
+    label = f"{label} ({seeds} seeds)" if seeds > 1 else label
     for place, run in enumerate(run for run in runs if run.folder):
         assert run.folder is not None
         steps, values = series(RunFolder(run.folder).journal, metric)
@@ -44,17 +46,29 @@ def bars(axes: Axes, settings: Sequence[Setting], names: Sequence[str], metrics:
             color = COLORS[index]
             axes.plot(values, [place] * len(values), ".", color=color, ms=3, alpha=0.5)
             half = found.half if np.isfinite(found.half) else 0.0
+            ends = [[half], [half]]
+            if Metric(metric).share:  # the interval of a few wild seeds may leave what can be
+                ends = [[min(half, found.mean)], [min(half, 1 - found.mean)]]
             axes.errorbar(
-                found.mean, place, xerr=half, fmt="o", ms=5, color=color, capsize=3, label=label if row == 0 else None
+                found.mean, place, xerr=ends, fmt="o", ms=5, color=color, capsize=3, label=label if row == 0 else None
             )
     axes.set_yticks(range(len(settings)), names)
     axes.invert_yaxis()
     if Metric(next(iter(metrics.values()))).share:
         low, high = axes.get_xlim()
-        axes.set_xlim(max(low, -0.01), min(high, 1.01))  # the interval of a few wild seeds may leave what can be
+        axes.set_xlim(max(low, -0.01), min(high, 1 + 0.02 * (1 - low)))
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("accuracy (mean and 95 % interval; small: each seed)")
+    above(axes)
     tidy(axes)
+
+
+def above(axes: Axes, columns: int = 2) -> None:
+    """The legend over the axes, where it covers nothing."""
+    axes.legend(
+        frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, borderaxespad=0.2
+    )
 
 
 def over_rates(axes: Axes, lines: dict[str, Sequence[Setting]], metric: str) -> None:

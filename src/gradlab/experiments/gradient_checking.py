@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradlab.errors import GradlabError
-from gradlab.experiments.drawing import COLORS, Figure, figure, tidy
+from gradlab.experiments.drawing import COLORS, Figure, above, figure, tidy
 from gradlab.experiments.experiment import PICTURES, Experiment, Finding, Form, Outcome
 
 SMOOTH = ("gradcheck", "data=moons", "model.hidden=[5,2]", "model.output=sigmoid")
@@ -93,16 +93,16 @@ def _figure(checked: list[tuple[Sequence[str], list[dict[str, str]]]]) -> Figure
             ms=4,
             color=COLORS[0],
             alpha=0.7,
-            label="agrees" if place == 0 else None,
+            label="agrees with the differences of the loss" if place == 0 else None,
         )
         if wrong.any():
-            axes.plot(errors[wrong], spread[wrong], "x", ms=9, mew=2.5, color=RED, label="wrong")
+            axes.plot(errors[wrong], spread[wrong], "x", ms=9, mew=2.5, color=RED, label="does not agree")
     axes.set_xscale("log")
     axes.set_xlim(3e-14, 1)
     axes.set_yticks(range(len(checked)), [_label(command) for command, _ in checked], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("relative error of each parameter's gradient")
-    axes.legend(frameon=False)
+    axes.set_xlabel("relative error of a gradient (each point: one parameter of the network)")
+    above(axes)
     tidy(axes)
     return drawn
 

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from gradlab.analysis.grouping import Setting
 from gradlab.analysis.records import Run
-from gradlab.experiments.drawing import COLORS, Figure, curve, figure, plane, tidy
+from gradlab.experiments.drawing import COLORS, Figure, above, curve, figure, plane, tidy
 from gradlab.experiments.experiment import PICTURES, Experiment, Finding, Form, Outcome, Ran
 from gradlab.experiments.reading import TEST, TRAIN_ACCURACY, TRAIN_LOSS, against, difference, mean, of, table, written
 from gradlab.probe import LayerState, read_states
@@ -97,35 +98,41 @@ def _figure(settings: dict[str, Setting], first: dict[str, Run]) -> Figure:
     costs, activations, gradients = rows[0]
     for index, (name, setting) in enumerate(settings.items()):
         curve(costs, setting.finished_runs, TRAIN_LOSS, name, index)
-        for axes, quantity in ((activations, "activation_std"), (gradients, "weight_gradient_std")):
-            looks = _states(first[name])
-            for look, style in ((looks[0], "o-"), (looks[-1], "s:")):
-                depths = [state.depth for state in look]
-                values = [getattr(state, quantity) or np.nan for state in look]
-                axes.plot(
-                    depths,
-                    values,
-                    style,
-                    color=COLORS[index],
-                    ms=4,
-                    lw=1.2,
-                    label=f"{name}, {'start' if style == 'o-' else 'end'}",
-                )
     costs.set_yscale("log")
-    costs.set_ylabel("cost (cross-entropy, nats)")
-    costs.legend(frameon=False)
-    for axes, title in ((activations, "spread of activations"), (gradients, "spread of weight gradients")):
-        axes.set_yscale("log")
-        axes.set_title(f"{title} (0: no point)", fontsize=10)
-        axes.set_xlabel("layer")
-        axes.set_xticks([1, 2, 3])
-        tidy(axes)
-    activations.legend(frameon=False, fontsize=8)
+    costs.set_ylabel("cost on the training points (nats)")
+    above(costs, 1)
+    _layers(activations, "activation_std", "activations", first)
+    _layers(gradients, "weight_gradient_std", "weight gradients", first)
     if planar:
         for axes, (name, run) in zip(rows[1], first.items(), strict=True):
             plane(axes, run)
-            axes.set_title(f"{name}: {run.metric(TEST):.1%} of the test points (seed {run.seed})", fontsize=10)
+            axes.set_title(f"{name} (seed {run.seed})\n{run.metric(TEST):.1%} of the test points right", fontsize=10)
+            axes.set_xlabel("points: trained on; colour: the answer", fontsize=8.5)
     return drawn
+
+
+def _layers(axes: Axes, quantity: str, called: str, first: dict[str, Run]) -> None:
+    """A quantity of every layer at a run's start and end; one that is 0 everywhere, which a logarithm cannot show, is named."""
+    zero = []
+    for index, (name, run) in enumerate(first.items()):
+        looks = _states(run)
+        lines = {"start": (looks[0], "o-"), "end": (looks[-1], "s:")}
+        if not any(getattr(state, quantity) for look, _ in lines.values() for state in look):
+            zero.append(name)
+            continue
+        for when, (look, style) in lines.items():
+            values = [getattr(state, quantity) or np.nan for state in look]
+            depths = [state.depth for state in look]
+            axes.plot(depths, values, style, color=COLORS[index], ms=4, lw=1.2, label=f"{name}, {when}")
+    axes.set_yscale("log")
+    axes.set_ylabel(f"standard deviation of {called}")
+    axes.set_xlabel(
+        f"layer (seed {min(run.seed or 0 for run in first.values())})"
+        + (f"; {', '.join(zero)}: 0 in every layer" if zero else "")
+    )
+    axes.set_xticks([1, 2, 3])
+    above(axes)
+    tidy(axes)
 
 
 _PICTURES = (

@@ -51,9 +51,9 @@ def examine(ran: Ran) -> Outcome:
     axes = drawn.subplots()
     for index, setting in enumerate(settings):
         test = mean(setting, TEST)
-        said = f"test {test:.0%}" if math.isfinite(test) else "diverged"
+        said = f"{test:.0%} of the test images right" if math.isfinite(test) else "diverged"
         curve(axes, setting.runs, TRAIN_LOSS, f"rate {_rate(setting):g}: {said}", index)
-    axes.set_ylabel("cost (cross-entropy, nats)")
+    axes.set_ylabel("cost on the training images (nats)")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
     return Outcome(headings, rows, findings, drawn)

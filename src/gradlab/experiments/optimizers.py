@@ -124,23 +124,27 @@ def _figure(at_course: dict[str, Setting], settings: Sequence[Setting], own: dic
     costs, rates = above.subplots(1, 2)
     for index, (name, setting) in enumerate(at_course.items()):
         curve(costs, setting.finished_runs, TRAIN_LOSS, OPTIMIZERS[name], index)
-    costs.set_ylabel("cost (cross-entropy, nats)")
+    costs.set_ylabel("cost on the training points (nats)")
     costs.set_ylim(bottom=0)
-    costs.set_title(f"all at the rate {_rate(at_course['sgd']):g}", fontsize=10)
+    costs.set_title(
+        f"all at the course's rate, {_rate(at_course['sgd']):g} (seed {_first(at_course['sgd']).seed})", fontsize=10
+    )
     costs.legend(frameon=False)
     over_rates(
         rates, {text: [s for s in settings if _optimizer(s) == name] for name, text in OPTIMIZERS.items()}, DEFAULT
     )
     rates.set_ylabel("validation accuracy")
-    rates.set_title("each over its own rates", fontsize=10)
+    rates.set_title(f"each over its own rates: mean of {own['sgd'].n} seeds (small: each seed)", fontsize=10)
+    rates.legend(frameon=False, loc="lower left")
     if below:
+        below[0].supxlabel("points: trained on; colour: what the network answers there", fontsize=9)
         panels = below[0].subplots(2, len(at_course), squeeze=False)
         for row, chosen in zip(panels, (at_course, own), strict=True):
             for axes, name in zip(row, at_course, strict=True):
                 run = _first(chosen[name])
                 plane(axes, run)
                 axes.set_title(
-                    f"{OPTIMIZERS[name]} at {_rate(chosen[name]):g}: test {run.metric(TEST):.1%} (seed {run.seed})",
+                    f"{OPTIMIZERS[name]} at {_rate(chosen[name]):g} (seed {run.seed})\n{run.metric(TEST):.1%} of the test points right",
                     fontsize=9,
                 )
     return drawn

@@ -183,8 +183,6 @@ def _figure(own: dict[str, Setting], chosen: str, run: Run, asked: Answers) -> F
     axes = left.subplots()
     names = [name.replace(" + ", "\n+ ") for name in own]
     bars(axes, list(own.values()), names, {"validation": VAL, "test": TEST})
-    axes.set_xlabel("accuracy (mean over seeds, 95 % interval)")
-    axes.legend(frameon=False)
     shown = asked.wrong[:SHOWN]
     right.suptitle(
         f"{len(asked.wrong)} of {len(asked.said)} test pictures wrong ({chosen}, seed {run.seed})"
@@ -199,7 +197,7 @@ def _figure(own: dict[str, Setting], chosen: str, run: Run, asked: Answers) -> F
         image = np.moveaxis(asked.examples.at(np.array([row]))[0], 0, -1)
         panel.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
         said, true = asked.classes[asked.said[row]], asked.classes[asked.examples.labels[row]]
-        panel.set_title(f"is {true}\n{said}, {asked.sure[row]:.0%} sure", fontsize=7.5)
+        panel.set_title(f"{true}, taken for\n{said} ({asked.sure[row]:.0%} sure)", fontsize=8)
     return drawn
 
 

@@ -6,9 +6,10 @@ import json
 import re
 import shlex
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from gradlab import environment
 from gradlab.experiments.drawing import DPI
@@ -26,11 +27,12 @@ def write(
     outcome: Outcome,
     commands: Sequence[Sequence[str]],
     settings: str,
-    seconds: float | None = None,
+    took: "Took | None" = None,
 ) -> None:
-    """Write what came out into ``folder``, that of the form. ``seconds``: how long all commands took, where they ran now."""
+    """Write what came out into ``folder``, that of the form. ``took``: how long all commands took."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RERUNS).unlink(missing_ok=True)  # of the record that this one replaces
+    if _answers(recorded(folder)) != _answers(outcome.findings):
+        (folder / RERUNS).unlink(missing_ok=True)  # what other seeds said was said of other answers
     outcome.figure.suptitle(_heading(experiment, form, outcome.figure.get_figwidth()), fontsize=11, fontweight="bold")
     outcome.figure.savefig(folder / FIGURE, dpi=DPI)
     text = io.StringIO()
@@ -52,8 +54,8 @@ def write(
         "versions": environment.versions(),
         "processor": environment.processor(),
     }
-    if seconds is not None:
-        content["seconds"] = round(seconds)
+    if took is not None:
+        content |= {"seconds": round(took.seconds), "workers": took.workers}
     write_atomically(folder / VERDICT, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -63,6 +65,11 @@ def _heading(experiment: Experiment, form: Form, inches: float) -> str:
     return "\n".join(textwrap.wrap(f"{question} ({form.name})", int(10 * inches)))
 
 
+def _answers(findings: Sequence[Finding] | None) -> list[tuple[str, str, tuple[str, ...]]]:
+    """What reruns are compared with."""
+    return [(one.key, one.value, tuple(one.also)) for one in findings or ()]
+
+
 def recorded(folder: Path) -> list[Finding] | None:
     """The findings that a folder holds; None where it holds none."""
     try:
@@ -70,6 +77,14 @@ def recorded(folder: Path) -> list[Finding] | None:
     except FileNotFoundError:
         return None
     return [Finding(**{**entry, "also": tuple(entry["also"])}) for entry in found]
+
+
+@dataclass(frozen=True)
+class Took:
+    """How long an experiment's commands took, in seconds of wall time, and with how many workers, where that was chosen."""
+
+    seconds: float
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +176,7 @@ def folder_of(root: Path, experiment: Experiment, form: Form) -> Path:
 def write_readme(root: Path, experiment: Experiment) -> None:
     """Make the README anew from what the folders hold."""
     home = root / experiment.folder
-    parts = [f"# {experiment.question}\n", experiment.text.strip() + "\n", "## Run it\n", _commands(experiment)]
+    parts = [f"# {experiment.question}\n", experiment.text.strip() + "\n", "## Run it\n", _commands(root, experiment)]
     for form in experiment.forms:
         folder = folder_of(root, experiment, form)
         if (folder / VERDICT).is_file():
@@ -169,23 +184,35 @@ def write_readme(root: Path, experiment: Experiment) -> None:
     write_atomically(home / README, "\n".join(parts))
 
 
-def _commands(experiment: Experiment) -> str:
+def _commands(root: Path, experiment: Experiment) -> str:
+    """The command of each form, and how long its record took."""
     first = experiment.forms[0]
-    lines = [
-        f"python -m gradlab.experiments {experiment.name}" + (" --data my_pictures" if first.wants_pictures else "")
+    lines: list[tuple[str, Form | None]] = [
+        (experiment.name + (" --data my_pictures" if first.wants_pictures else ""), first)
     ]
     lines += [
-        f"python -m gradlab.experiments {experiment.name} --data {form.name}"
-        for form in experiment.forms[1:]
-        if not form.wants_pictures
+        (f"{experiment.name} --data {form.name}", form) for form in experiment.forms[1:] if not form.wants_pictures
     ]
-    if not first.wants_pictures and any(form.wants_pictures for form in experiment.forms):
-        lines.append(f"python -m gradlab.experiments {experiment.name} --data my_pictures")
+    pictures = next((form for form in experiment.forms if form.wants_pictures), None)
+    if pictures is not None and pictures is not first:
+        lines.append((f"{experiment.name} --data my_pictures", pictures))
+    told = [(line, "" if form is None else _took(root, experiment, form)) for line, form in lines]
     if first.full is not None:
-        lines.append(
-            f"python -m gradlab.experiments {experiment.name} --full    # hours on a CPU, for a GPU; never run here"
-        )
-    return "```bash\n" + "\n".join(lines) + "\n```\n"
+        told.append((f"{experiment.name} --full", "hours on a CPU, for a GPU; never run here"))
+    width = max(len(line) for line, _ in told)
+    texts = [
+        f"python -m gradlab.experiments {line:<{width}}" + (f"    # {said}" if said else "") for line, said in told
+    ]
+    return "```bash\n" + "\n".join(text.rstrip() for text in texts) + "\n```\n"
+
+
+def _took(root: Path, experiment: Experiment, form: Form) -> str:
+    """How long the record of a form took; empty where there is none."""
+    try:
+        content = json.loads((folder_of(root, experiment, form) / VERDICT).read_text())
+    except FileNotFoundError:
+        return ""
+    return _time(content).removeprefix(", in ")
 
 
 def _results(experiment: Experiment, form: Form, folder: Path, prefix: str) -> str:
@@ -207,12 +234,15 @@ def _results(experiment: Experiment, form: Form, folder: Path, prefix: str) -> s
         "\n".join(f"| {' | '.join(' '.join(str(cell).split()) for cell in row)} |" for row in table) + "\n",
         f"Every row: [{RESULTS}]({prefix}{RESULTS}).{shared} Made by\n",
         f"```bash\n{commands}\n```\n",
-        f"on {content['processor']}{_time(content.get('seconds'))}; {versions}.\n",
+        f"on {content['processor']}{_time(content)}; {versions}.\n",
     ]
     return "\n".join(parts)
 
 
-def _time(seconds: int | None) -> str:
+def _time(content: Mapping[str, Any]) -> str:
+    """``, in 3.1 minutes with one worker``, as far as the record says it."""
+    seconds, workers = content.get("seconds"), content.get("workers")
     if seconds is None:
         return ""
-    return f", in {seconds} seconds" if seconds < 100 else f", in {seconds / 60:.1f} minutes"
+    said = f", in {seconds} seconds" if seconds < 100 else f", in {seconds / 60:.1f} minutes"
+    return said + ("" if workers is None else " with one worker" if workers == 1 else f" with {workers} workers")

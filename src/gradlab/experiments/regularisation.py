@@ -74,10 +74,11 @@ def _figure(settings: list[Setting], plain: Setting, best: Setting) -> Figure:
         for panel, setting in ((left, plain), (right, other)):
             run = min(setting.finished_runs, key=lambda run: run.seed or 0)
             plane(panel, run)
-            panel.set_title(f"{_name(setting)}: test {run.metric(TEST):.1%} (seed {run.seed})", fontsize=10)
+            panel.set_title(
+                f"{_told(setting)} (seed {run.seed})\n{run.metric(TEST):.1%} of the test points right", fontsize=10
+            )
+            panel.set_xlabel("points: trained on; colour: the answer", fontsize=8.5)
     bars(axes, settings, names, {"training": TRAIN_ACCURACY, "test": TEST})
-    axes.set_xlabel("accuracy (mean, 95 % interval)")
-    axes.legend(frameon=False)
     return drawn
 
 
@@ -93,6 +94,10 @@ def _name(setting: Setting) -> str:
     if _dropout(setting):
         return f"dropout {_dropout(setting):g}"
     return f"L2 {_decay(setting):g}" if _decay(setting) else "none"
+
+
+def _told(setting: Setting) -> str:
+    return "no remedy" if _name(setting) == "none" else _name(setting)
 
 
 def _words(sentence: str, settings: list[Setting]) -> str:

@@ -23,10 +23,10 @@ def examine(ran: Ran) -> Outcome:
         verdict = judged(runs)
         own = best_by(verdict.grouped.settings, "schedule.name")
         best, also = best_choice(verdict, "schedule.name")
-        highest = max(map(_rate, verdict.grouped.settings))
+        tried = sorted({_rate(one) for one in verdict.grouped.settings})
+        ends = {tried[0]: ", the lowest tried", tried[-1]: ", the highest tried"}
         each = "; ".join(
-            f"{SCHEDULES[key]} {own[key].mean:.2%} at {_rate(own[key]):g}"
-            + (", the highest tried" if _rate(own[key]) == highest else "")
+            f"{SCHEDULES[key]} {own[key].mean:.2%} at {_rate(own[key]):g}{ends.get(_rate(own[key]), '')}"
             for key in SCHEDULES
         )
         left = tuple(SCHEDULES[key] for key in also)
@@ -50,13 +50,15 @@ def examine(ran: Ran) -> Outcome:
     )
     for row, (optimizer, schedule, setting) in zip(rows, chosen, strict=True):
         row[0] = f"{optimizer}, {schedule}, best rate {_rate(setting):g}"
-    drawn = figure(3.7 * max(len(lines), 2), 3.8)
+    drawn = figure(3.7 * max(len(lines), 2), 4.4)
     panels = drawn.subplots(1, len(lines), sharey=True, squeeze=False)[0]
     for axes, (text, groups) in zip(panels, lines.items(), strict=True):
         over_rates(axes, groups, DEFAULT)
         axes.set_title(text, fontsize=10)
-    panels[0].set_ylabel("validation accuracy")
-    panels[0].legend(frameon=False)
+        axes.set_xlabel("learning rate at its highest")
+    panels[0].set_ylabel(f"validation accuracy (mean of {chosen[0][2].n} seeds; small: each)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    drawn.legend(handles, labels, title="schedule of the rate", frameon=False, ncols=3, loc="outside lower center")
     return Outcome(headings, rows, findings, drawn)
 
 
@@ -71,11 +73,11 @@ _PICTURES = (
 
 
 def _commands(*more: str) -> tuple[tuple[str, ...], ...]:
-    descending = "optimizer.lr=0.1,0.316228,1"
+    descending = "optimizer.lr=logspace(0.1,10,5)"
     return (
         (BASE, *more, "optimizer=sgd", descending),
         (BASE, *more, "optimizer=momentum", "optimizer.dampening=0.9", descending),
-        (BASE, *more, "optimizer=adam", "optimizer.lr=0.01,0.0316228,0.1"),
+        (BASE, *more, "optimizer=adam", "optimizer.lr=logspace(0.01,1,5)"),
     )
 
 
@@ -84,8 +86,8 @@ EXPERIMENT = Experiment(
     folder="ladder/7-schedules",
     question="7. Schedules: does the learning rate want to fall?",
     text="""
-The moons, the network and the three optimizers of the [sixth step](../6-optimizers/README.md), 200 epochs. Each optimizer at three rates
-with three schedules: the rate stays (`constant`); it falls as 1/(1 + t), t in tenths of the run (`inverse_time`, the course's decay); it
+The moons, the network and the three optimizers of the [sixth step](../6-optimizers/README.md), 200 epochs. Each optimizer at five rates,
+a factor of √10 apart up to where training fails, with three schedules: the rate stays (`constant`); it falls as 1/(1 + t), t in tenths of the run (`inverse_time`, the course's decay); it
 falls along half a cosine to 0 (`cosine`). A schedule changes which rate is the best one, so each is judged at its own.
 
 *Data.* As for the sixth step.
