@@ -1,20 +1,22 @@
 """``python -m gradlab.experiments``: the quick form of each, with real processes; and what it says of a record."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from gradlab.analysis.statistics import Estimate
+from gradlab.analysis.records import read_run
+from gradlab.analysis.sources import Source
+from gradlab.analysis.statistics import Estimate, estimate
 from gradlab.experiments.__main__ import main
 from gradlab.experiments.catalogue import EXPERIMENTS
 from gradlab.experiments.deepobs import PUBLISHED, published_runs
 from gradlab.experiments.experiment import Finding, Form
-from gradlab.experiments.reading import written
+from gradlab.experiments.reading import TEST, TRAIN_ACCURACY, VAL, wall_seconds, workers_of, written
 from gradlab.experiments.record import (
     FIGURE,
     README,
@@ -28,6 +30,7 @@ from gradlab.experiments.record import (
     recorded,
 )
 from gradlab.experiments.running import REPOSITORY, How, commands_of, merged
+from handmade import write_run
 
 RECORDS = REPOSITORY / "experiments"
 UNRECORDED = {"optimizer-study"}
@@ -55,7 +58,10 @@ def test_the_quick_form_of_each_runs(name: str, tmp_path: Path, capfd: pytest.Ca
     assert (results / FIGURE).read_bytes().startswith(b"\x89PNG")
     with (results / RESULTS).open() as lines:
         rows = list(csv.DictReader(lines))
-    table = json.loads((results / VERDICT).read_text())["table"]
+    content = json.loads((results / VERDICT).read_text())
+    table = content["table"]
+    assert content["seconds"] > 0
+    assert content["workers"] == (1 if experiment.own_run is None else None)
     assert len(table) > 1
     assert {len(row) for row in table} == {len(table[0])}
     if experiment.own_run is None:
@@ -84,22 +90,32 @@ def test_what_is_recorded_is_whole_and_its_readme_says_just_that(name: str) -> N
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_test_accuracy_in_a_table_is_the_mean_of_rows_of_its_results(name: str) -> None:
+def test_every_accuracy_in_a_table_is_that_of_rows_of_its_results(name: str) -> None:
     experiment = EXPERIMENTS[name]
+    metrics = {"training accuracy": TRAIN_ACCURACY, "validation": VAL, "test accuracy": TEST}
     for form in experiment.forms:
         folder = folder_of(RECORDS, experiment, form)
         if experiment.own_run is not None or not (folder / VERDICT).is_file():
             continue
-        settings: dict[tuple[str, ...], list[float]] = {}
+        settings: dict[tuple[str, ...], list[dict[str, str]]] = {}
         with (folder / RESULTS).open() as lines:
             for row in csv.DictReader(lines):
                 if row["status"] == "finished":
                     swept = tuple(row[key] for key in itertools.takewhile(lambda key: key != "seed", row))
-                    settings.setdefault(swept, []).append(float(row["test/accuracy"]))
-        means = {(len(found), f"{np.mean(found):.2%}") for found in settings.values()}
+                    settings.setdefault(swept, []).append(row)
         headings, *rows = json.loads((folder / VERDICT).read_text())["table"]
-        runs, accuracy = headings.index("runs"), headings.index("test accuracy")
-        assert {(int(row[runs].split(",")[0]), row[accuracy].split(" ")[0]) for row in rows} <= means
+        shown = {heading: metric for heading, metric in metrics.items() if heading in headings}
+        traced = {
+            (
+                len(found),
+                *(written(estimate([float(row[metric]) for row in found]), metric) for metric in shown.values()),
+            )
+            for found in settings.values()
+        }
+        columns = [headings.index(heading) for heading in shown]
+        assert {
+            (int(row[headings.index("runs")].split(",")[0]), *(row[column] for column in columns)) for row in rows
+        } <= traced
 
 
 def test_each_says_its_question_its_data_and_has_a_form_without_files() -> None:
@@ -168,6 +184,28 @@ def test_a_number_is_written_with_its_interval() -> None:
     assert written(Estimate(3, 0.9, 0.01, 0.025, False), "test/accuracy") == "90.00% ± 2.50%"
     assert written(Estimate(1, 0.9, float("nan"), float("nan"), False), "test/accuracy") == "90.00%"
     assert written(None, "test/accuracy") == "–"
+
+
+def test_the_time_of_an_experiment_is_that_of_the_calls_that_made_runs(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    runs = [write_run(sweep / "runs" / str(seed), seed=seed) for seed in range(2)]
+
+    def write(path: Path, *events: tuple[str, float]) -> None:
+        path.write_text("".join(f'{{"kind": "{kind}", "time": {int(1000 * at)}}}\n' for kind, at in events))
+
+    write(runs[0] / "journal.jsonl", ("run", 101), ("end", 130))
+    write(runs[1] / "journal.jsonl", ("run", 501), ("end", 520))
+    write(
+        sweep / "journal.jsonl",
+        *(("run", 100), ("tags", 102)),  # killed, after one run had ended at 130
+        *(("resumed", 500), ("end", 525)),
+        *(("resumed", 900), ("end", 904)),  # found all runs made
+    )
+    command = ["train.py", "-m", "hydra.launcher.workers=2"]
+    source = Source("a sweep", [read_run(run, sweep) for run in runs], command, "finished", None)
+    assert wall_seconds(source) == pytest.approx(30 + 25)
+    assert workers_of(source) == 2
+    assert workers_of(dataclasses.replace(source, command=command[:2])) is None
 
 
 def test_published_runs_are_read_with_their_rate() -> None:

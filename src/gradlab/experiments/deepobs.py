@@ -20,17 +20,19 @@ PUBLISHED = CONFIGS.parent / "experiments" / FOLDER / "published.csv"
 OPTIMIZERS = {"sgd": "SGD", "momentum": "momentum", "adam": "Adam"}
 PROBLEMS = {"2c2d": ("fmnist_2c2d", "2c2d on Fashion-MNIST"), "3c3d": ("cifar10_3c3d", "3c3d on CIFAR-10")}
 """The published problem for each network, and what it is called."""
-SEEDS = 10
+RATES, SEEDS = 36, 10
+"""Of the protocol."""
 CHANCE = 2.0
 """A network that is right no more than so many times as often as chance has learned nothing."""
 
 
 def follow(ran: Ran) -> list[list[str]]:
-    """Ten seeds at each optimizer's best rate."""
+    """Ten fresh seeds at each optimizer's best rate; five where fewer rates than the protocol's were tried."""
+    seeds = SEEDS if _tried(ran) >= RATES else SEEDS // 2
     commands = []
     for place, command in enumerate(ran.form.commands[: len(ran.sources)]):
         kept = [word for word in command if not word.startswith(("optimizer.lr=", "seed="))]
-        commands.append([*kept, f"optimizer.lr={_rate(_best(ran, place)):g}", f"seed=range(1,{SEEDS + 1})"])
+        commands.append([*kept, f"optimizer.lr={_rate(_best(ran, place)):g}", f"seed=range(1,{seeds + 1})"])
     return commands
 
 
@@ -42,7 +44,7 @@ def examine(ran: Ran) -> Outcome:
     problem, called = PROBLEMS[str(ran.runs[0].config["model.name"])]
     published = published_runs(PUBLISHED, problem)
     headings, rows = table([final[name] for name in places], {"validation": VAL, "test accuracy": TEST})
-    headings[1:1] = ["best of 36 rates", "good rates", "fails from"]
+    headings[1:1] = [f"best of {_tried(ran)} rates", "good rates", "fails from"]
     headings += [f"published for {called}: rate", "published test accuracy"]
     findings = [_the_best(final, *best_choice(verdict, "optimizer.name"))] if len(final) > 1 else []
     windows = {}
@@ -126,7 +128,7 @@ def _figure(
         done = [one for one in settings if one.n]
         axes.plot([_rate(one) for one in done], [one.mean for one in done], MARKERS[index] + "-", ms=3.5, lw=1.3, color=COLORS[index], label="seed 0, every rate")  # fmt: skip
         lost = [_rate(one) for one in settings if one.diverged]
-        axes.plot(lost, [0.0] * len(lost), "x", color=RED, ms=5, label="diverged")
+        axes.plot(lost, [0.0] * len(lost), "x", color=RED, ms=5, label="diverged (has no accuracy)")
         low, high, _ = windows[name]
         axes.axvspan(low, high, color=COLORS[index], alpha=0.15, lw=0, label="within a point of the best")
         if name in published:
@@ -141,6 +143,11 @@ def _figure(
     handles, labels = panels[0].get_legend_handles_labels()
     drawn.legend(handles, labels, frameon=False, fontsize=8.5, ncols=4, loc="outside lower center")
     return drawn
+
+
+def _tried(ran: Ran) -> int:
+    """How many learning rates each optimizer was given."""
+    return max(len(ran.grouped(place).settings) for place in range(len(ran.sources)))
 
 
 def _best(ran: Ran, place: int) -> Setting:
@@ -200,6 +207,7 @@ _CIFAR = (
     "model=3c3d",
     "trainer.max_epochs=null",
     "trainer.max_steps=100",
+    "optimizer.lr=logspace(1e-5,63.0957,18)",
 )
 
 EXPERIMENT = Experiment(
@@ -214,8 +222,9 @@ biases. Points that differ in rate or seed only are what gradlab's populations a
 
 **Scaled down.** DeepOBS trains 100 epochs; two CPU cores do not. 2c2d is trained here for 20 epochs of handwritten digits of 8×8 pixels. So accuracies
 are not to be compared with the published ones; windows and failing rates are of the same network and optimizers, but shorter trainings like higher
-rates. 3c3d wants larger pictures: `--data` trains it for 100 steps on CIFAR-10 at 16×16 pixels, of which nothing is recorded here yet. `--full`
-is the protocol whole (100 epochs; `--data mnist`, with `data=fashion_mnist` among `--with` for the published problem, or CIFAR-10 at 32×32
+rates. 3c3d wants larger pictures: with CIFAR-10 (`--data`) it is trained for 100 steps, a quarter of an epoch, at 16×16 pixels, at every second of the
+36 rates and with five seeds at the best: enough to see at which rates training fails, but not how good a network gets. `--full` is the protocol
+whole (100 epochs; `--data mnist`, with `data=fashion_mnist` among `--with` for the published problem, or CIFAR-10 at 32×32
 pixels). It is meant for a GPU and has not been run.
 
 Three things differ from DeepOBS also then: the rate is chosen by validation accuracy, not on the test set; a tenth of the training images is kept for that; and
@@ -230,7 +239,14 @@ MNIST's files below `data/` (`--data mnist`).
 """,
     forms=(
         Form("digits", _commands("data=digits", "trainer.max_epochs=20"), _QUICK, 1, follow),
-        Form("cifar10", _commands(*_CIFAR, decay="0.002"), _QUICK, 1, follow, (*_FULL, "data.image_size=32")),
+        Form(
+            "cifar10",
+            _commands(*_CIFAR, decay="0.002"),
+            _QUICK,
+            1,
+            follow,
+            (*_FULL, "data.image_size=32", "optimizer.lr=logspace(1e-5,1e2,36)"),
+        ),
         Form(
             "mnist",
             _commands("trainer.max_epochs=null", "trainer.max_steps=50"),

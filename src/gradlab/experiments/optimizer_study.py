@@ -124,14 +124,12 @@ def _figure(ran: Ran, settings: dict[str, Setting], order: Sequence[str]) -> Fig
     for formatter in (left.yaxis.set_major_formatter, left.yaxis.set_minor_formatter):
         formatter(lambda value, _: f"{value:.0%}" if f"{value:e}"[0] in "1235" else "")
     left.legend(frameon=False, fontsize=8, ncols=2)
-    left.set_title("tuning: every rate, one seed", fontsize=10)
+    left.set_title("tuning: every learning rate tried", fontsize=10)
     tidy(left)
     ordered = [settings[name] for name in order]
     names = [f"{OPTIMIZERS[name]}, {_rate(settings[name]):g}, {_schedule(settings[name])}" for name in order]
     bars(right, ordered, names, {"validation": VAL, "test": TEST})
-    right.set_xlabel("accuracy (mean, 95 % interval)")
-    right.set_title(f"each at its best: {settings[order[0]].n} fresh seeds", fontsize=10)
-    right.legend(frameon=False)
+    right.set_title(f"each at its best setting: {settings[order[0]].n} fresh seeds", fontsize=10, pad=20)
     return drawn
 
 
@@ -199,7 +197,7 @@ EXPERIMENT = Experiment(
     folder="06-optimizers",
     question="SGD, momentum, Nesterov, Adam, AdamW, RMSprop, Lion, Muon: which, when each is tuned under the same budget?",
     text=f"""
-LeNet on MNIST; or, with `--data`, on CIFAR-10 or any other pictures, of which nothing is recorded here yet. Every optimizer gets the same budget:
+LeNet on MNIST; and, with `--data`, on CIFAR-10 (compressed again as JPEG) or any other pictures. Every optimizer gets the same budget:
 
 * **Tuning**, seed 0: five learning rates over two decades (around those that are customary for it) times two schedules, constant and
   cosine; every run is one epoch in batches of 128. On CIFAR-10 it is 200 steps, about half an epoch, with a constant rate. The highest
