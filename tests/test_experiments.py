@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from gradlab.experiments.__main__ import main
 from gradlab.experiments.catalogue import EXPERIMENTS
 from gradlab.experiments.deepobs import PUBLISHED, published_runs
 from gradlab.experiments.experiment import Finding, Form
-from gradlab.experiments.reading import TEST, TRAIN_ACCURACY, VAL, wall_seconds, workers_of, written
+from gradlab.experiments.reading import TEST, TRAIN_ACCURACY, VAL, workers_of, written
 from gradlab.experiments.record import (
     FIGURE,
     README,
@@ -29,7 +30,7 @@ from gradlab.experiments.record import (
     note_rerun,
     recorded,
 )
-from gradlab.experiments.running import REPOSITORY, How, commands_of, merged
+from gradlab.experiments.running import REPOSITORY, How, _note_call, commands_of, merged, wall_seconds
 from handmade import write_run
 
 RECORDS = REPOSITORY / "experiments"
@@ -188,22 +189,12 @@ def test_a_number_is_written_with_its_interval() -> None:
 
 def test_the_time_of_an_experiment_is_that_of_the_calls_that_made_runs(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
-    runs = [write_run(sweep / "runs" / str(seed), seed=seed) for seed in range(2)]
-
-    def write(path: Path, *events: tuple[str, float]) -> None:
-        path.write_text("".join(f'{{"kind": "{kind}", "time": {int(1000 * at)}}}\n' for kind, at in events))
-
-    write(runs[0] / "journal.jsonl", ("run", 101), ("end", 130))
-    write(runs[1] / "journal.jsonl", ("run", 501), ("end", 520))
-    write(
-        sweep / "journal.jsonl",
-        *(("run", 100), ("tags", 102)),  # killed, after one run had ended at 130
-        *(("resumed", 500), ("end", 525)),
-        *(("resumed", 900), ("end", 904)),  # found all runs made
-    )
+    run = write_run(sweep / "runs" / "0")
     command = ["train.py", "-m", "hydra.launcher.workers=2"]
-    source = Source("a sweep", [read_run(run, sweep) for run in runs], command, "finished", None)
-    assert wall_seconds(source) == pytest.approx(30 + 25)
+    source = Source("a sweep", [read_run(run, sweep)], command, "finished", None)
+    for seconds, since in ((30, 0), (25, 0), (4, 2 * time.time_ns())):  # killed; gone on with; found all runs made
+        _note_call(sweep, seconds, since)
+    assert wall_seconds(source) == 55
     assert workers_of(source) == 2
     assert workers_of(dataclasses.replace(source, command=command[:2])) is None
 

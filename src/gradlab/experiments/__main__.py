@@ -12,9 +12,9 @@ from gradlab.analysis.sources import Source
 from gradlab.errors import ConfigError, FieldError, GradlabError, did_you_mean
 from gradlab.experiments.catalogue import EXPERIMENTS
 from gradlab.experiments.experiment import Experiment, Form, Outcome
-from gradlab.experiments.reading import rows_of, wall_seconds, workers_of
+from gradlab.experiments.reading import rows_of, workers_of
 from gradlab.experiments.record import Took, compared, folder_of, holds, note_rerun, recorded, write, write_readme
-from gradlab.experiments.running import REPOSITORY, How, commands_of, run_form
+from gradlab.experiments.running import REPOSITORY, How, commands_of, run_form, wall_seconds
 from gradlab.tracking.folder import SweepFolder
 
 RECORDS = REPOSITORY / "experiments"

@@ -12,8 +12,7 @@ from gradlab.analysis.sources import Source
 from gradlab.analysis.statistics import Comparison, Estimate, compare, estimate
 from gradlab.analysis.verdict import Judged, judge
 from gradlab.probe import read_states
-from gradlab.tracking.folder import RunFolder, SweepFolder
-from gradlab.tracking.journal import records
+from gradlab.tracking.folder import RunFolder
 
 TRAIN_LOSS, TRAIN_ACCURACY, VAL, TEST = "train/loss", "train/accuracy", "best/val_accuracy", "test/accuracy"
 
@@ -144,30 +143,6 @@ def rows_of(sources: Sequence[Source]) -> list[dict[str, object]]:
             row |= {"mlflow_run_id": run.mlflow_run_id or "", "folder": run.folder.name}
         rows.append(row)
     return rows
-
-
-def wall_seconds(source: Source) -> float:
-    """How long the runs of a sweep took, from the first to the last, by the sweep's and the runs' journals.
-
-    A sweep that was gone on with counts what it took each time; a call that found all its runs made counts nothing.
-    """
-    sweep = next(run.sweep for run in source.runs if run.sweep)
-    sessions: list[list[int]] = []
-    for record, _ in records(SweepFolder(sweep).journal):
-        if record["kind"] in ("run", "resumed"):
-            sessions.append([record["time"], record["time"]])
-        sessions[-1][1] = record["time"]
-    worked = set()
-    for run in source.runs:
-        if run.folder is None:
-            continue
-        ended = max(record["time"] for record, _ in records(RunFolder(run.folder).journal))
-        begun_before = [place for place, (begun, _) in enumerate(sessions) if begun <= ended]
-        if begun_before:
-            place = begun_before[-1]
-            worked.add(place)
-            sessions[place][1] = max(sessions[place][1], ended)  # of a call that was killed the sweep has no end
-    return sum(sessions[place][1] - sessions[place][0] for place in worked) / 1000
 
 
 def workers_of(source: Source) -> int | None:

@@ -1,7 +1,9 @@
 """Runs an experiment's commands: ``python train.py`` as a user would type it, one process after the other."""
 
+import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +13,12 @@ from gradlab.config import override_key
 from gradlab.entry import CONFIGS
 from gradlab.errors import ConfigError, GradlabError
 from gradlab.experiments.experiment import PICTURES, Form, Ran
+from gradlab.tracking.folder import write_atomically
 
 REPOSITORY = CONFIGS.parent
 TRAIN = REPOSITORY / "train.py"
+CALLS = "calls.json"
+"""In a sweep's folder: how long each call took that made runs of it, in seconds."""
 CHOSEN = ("optimizer.lr", "schedule", "seed")
 """What commands that follow from others have chosen, in any size."""
 
@@ -99,7 +104,7 @@ def run_sweeps(commands: Sequence[Sequence[str]], output_dir: Path, resume: bool
     for overrides in commands:
         words = ["-m", *overrides, f"output_dir={output_dir}", *(["resume=true"] if resume else [])]
         print(f"\n$ python train.py {' '.join(words)}", flush=True)
-        before = _sweeps(output_dir)
+        before, began, wall = _sweeps(output_dir), time.monotonic(), time.time_ns()
         status = subprocess.run([sys.executable, str(TRAIN), *words]).returncode
         if status == 2:
             raise ConfigError("the command above was refused; its message says why.")
@@ -108,8 +113,27 @@ def run_sweeps(commands: Sequence[Sequence[str]], output_dir: Path, resume: bool
         written = [path for path, changed in _sweeps(output_dir).items() if before.get(path) != changed]
         if len(written) != 1:
             raise GradlabError(f"the command above left {len(written)} sweeps in {output_dir}, where one was expected.")
+        _note_call(written[0], time.monotonic() - began, wall)
         sources.append(read_sweep(written[0]))
     return sources
+
+
+def _note_call(sweep: Path, seconds: float, since: int) -> None:
+    """Keep how long a call took that made runs; of a resumed sweep that had them all there is nothing to keep."""
+    if any(journal.stat().st_mtime_ns >= since for journal in sweep.glob("runs/*/journal.jsonl")):
+        write_atomically(sweep / CALLS, json.dumps([*_calls(sweep), round(seconds, 1)]) + "\n")
+
+
+def _calls(sweep: Path) -> list[float]:
+    try:
+        return [float(seconds) for seconds in json.loads((sweep / CALLS).read_text())]
+    except FileNotFoundError:
+        return []
+
+
+def wall_seconds(source: Source) -> float:
+    """How long the calls took that made a sweep's runs, from the start of a process to its end."""
+    return sum(_calls(next(run.sweep for run in source.runs if run.sweep)))
 
 
 def _sweeps(output_dir: Path) -> dict[Path, int]:

@@ -56,9 +56,16 @@ def examine(ran: Ran) -> Outcome:
         over_rates(axes, groups, DEFAULT)
         axes.set_title(text, fontsize=10)
         axes.set_xlabel("learning rate at its highest")
-    panels[0].set_ylabel(f"validation accuracy (mean of {chosen[0][2].n} seeds; small: each)")
+    panels[0].set_ylabel("validation accuracy")
     handles, labels = panels[0].get_legend_handles_labels()
-    drawn.legend(handles, labels, title="schedule of the rate", frameon=False, ncols=3, loc="outside lower center")
+    drawn.legend(
+        handles,
+        labels,
+        title=f"schedule of the learning rate (lines: mean of {chosen[0][2].n} seeds; small points: each seed)",
+        frameon=False,
+        ncols=3,
+        loc="outside lower center",
+    )
     return Outcome(headings, rows, findings, drawn)
 
 
