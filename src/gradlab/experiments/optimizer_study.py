@@ -1,14 +1,20 @@
 """A study: eight optimizers, each tuned on validation under one budget, then judged over fresh seeds."""
 
+import json
+import math
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+
+from matplotlib.axes import Axes
 
 from gradlab.analysis.grouping import Setting
-from gradlab.analysis.pictures.style import Look
+from gradlab.analysis.pictures.style import RED, Look
 from gradlab.analysis.statistics import Comparison
 from gradlab.experiments.drawing import Figure, bars, figure, tidy
 from gradlab.experiments.experiment import PICTURES, Experiment, Finding, Form, Outcome, Ran
-from gradlab.experiments.reading import TEST, VAL, against, best_choice, judged, mean, of, table, written
+from gradlab.experiments.reading import TEST, VAL, against, best_choice, by_seed, judged, mean, of, table, written
+from gradlab.tracking.folder import RunFolder
 
 BASE = "experiment=study/optimizers"
 OPTIMIZERS = {
@@ -22,8 +28,10 @@ GRIDS = {
 """The ends of each optimizer's five learning rates, around those that are customary for it."""
 LEAST = 1e-4
 """The smallest error that is drawn, on a logarithmic axis."""
-FRESH = 5
-"""Seeds of the table; none of them was tuned with."""
+TUNED, FRESH = 3, 5
+"""Seeds that tune, and seeds of the table, of which none has tuned."""
+CHANCE = 2.0
+"""A network that is right no more than so many times as often as chance has learned nothing."""
 
 
 def follow(ran: Ran, fresh: int = FRESH) -> list[list[str]]:
@@ -33,7 +41,9 @@ def follow(ran: Ran, fresh: int = FRESH) -> list[list[str]]:
         best = _tuned(ran, place)
         kept = [word for word in command if not word.startswith(("optimizer.lr=", "seed="))]
         schedule = best.values.get("schedule.name", "constant")
-        commands.append([*kept, f"optimizer.lr={_rate(best):g}", f"schedule={schedule}", f"seed=range(1,{fresh + 1})"])
+        commands.append(
+            [*kept, f"optimizer.lr={_rate(best):g}", f"schedule={schedule}", f"seed=range({TUNED},{TUNED + fresh})"]
+        )
     return commands
 
 
@@ -52,7 +62,7 @@ def examine(ran: Ran) -> Outcome:
         row[0] = OPTIMIZERS[name]
         row[1:1] = [_told_rate(ran, tuned[name]), _schedule(setting), _window(ran, tuned[name])]
         row.append("" if name == best else _apart(against(setting, settings[best], TEST)[1]))
-    findings = _findings(settings, best, also)
+    findings = [*_findings(settings, best, also), _never_learned(settings)]
     if _tried_schedules(ran) > 1:
         findings.append(_schedules(settings))
     return Outcome(headings, rows, findings, _figure(ran, settings, order))
@@ -91,6 +101,36 @@ def _findings(settings: dict[str, Setting], best: str, also: Sequence[str]) -> l
     ]  # fmt: skip
 
 
+def _never_learned(settings: dict[str, Setting]) -> Finding:
+    """Means over seeds hide what a few seeds did that failed whole."""
+    lost = {name: one.ended - len(_alive(one)) for name, one in settings.items()}
+    told = [
+        f"{count} of {settings[name].ended} networks of {OPTIMIZERS[name]} (the others reach {_mean(_alive(settings[name])):.2%})"
+        for name, count in lost.items()
+        if count
+    ]
+    return Finding(
+        "networks that never learned", "some" if told else "none",
+        "At its tuned rate every network learned, of every optimizer and seed." if not told else
+        f"At its tuned rate never learned, in validation accuracy no better than twice chance: {'; '.join(told)}. Its interval is that wide because of it.",
+        ("some", "none"),  # a matter of single seeds
+    )  # fmt: skip
+
+
+def _alive(setting: Setting) -> list[float]:
+    """The validation accuracies of those of its networks that learned something."""
+    classes = len(json.loads(RunFolder(_folder(setting)).result.read_text())["class_counts"]["train"])
+    return [value for value in by_seed(setting, VAL).values() if value > CHANCE / classes]
+
+
+def _folder(setting: Setting) -> Path:
+    return next(run.folder for run in setting.runs if run.folder)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
 def _schedules(settings: dict[str, Setting]) -> Finding:
     falling = [name for name, one in settings.items() if _schedule(one) != "constant"]
     most = "cosine" if 2 * len(falling) > len(settings) else "constant"
@@ -98,7 +138,7 @@ def _schedules(settings: dict[str, Setting]) -> Finding:
         "the schedule that tuning chose for most", most,
         f"Tuning chose a rate that falls along a cosine for {len(falling)} of {len(settings)} optimizers"
         + (f" ({_and([OPTIMIZERS[name] for name in falling])})" if 0 < len(falling) < len(settings) else "") + ".",
-        ("constant", "cosine"),  # one seed tunes, so another may choose otherwise
+        ("constant", "cosine"),  # few seeds tune, so others may choose otherwise
     )  # fmt: skip
 
 
@@ -120,7 +160,11 @@ def _figure(ran: Ran, settings: dict[str, Setting], order: Sequence[str]) -> Fig
     left.set_xscale("log")
     left.set_yscale("log")
     left.set_xlabel("learning rate")
-    left.set_ylabel(f"validation error ({'better of two schedules, ' if _tried_schedules(ran) > 1 else ''}seed 0)")
+    seeds = max(setting.n for setting in ran.grouped(0).settings)
+    left.set_ylabel(
+        f"validation error ({'better of two schedules, ' if _tried_schedules(ran) > 1 else ''}"
+        + (f"mean of {seeds} seeds)" if seeds > 1 else "one seed)")
+    )
     for formatter in (left.yaxis.set_major_formatter, left.yaxis.set_minor_formatter):
         formatter(lambda value, _: f"{value:.0%}" if f"{value:e}"[0] in "1235" else "")
     left.legend(frameon=False, fontsize=8, ncols=2)
@@ -129,8 +173,25 @@ def _figure(ran: Ran, settings: dict[str, Setting], order: Sequence[str]) -> Fig
     ordered = [settings[name] for name in order]
     names = [f"{OPTIMIZERS[name]}, {_rate(settings[name]):g}, {_schedule(settings[name])}" for name in order]
     bars(right, ordered, names, {"validation": VAL, "test": TEST})
+    _mark_lost(right, ordered)
     right.set_title(f"each at its best setting: {settings[order[0]].n} fresh seeds", fontsize=10, pad=20)
     return drawn
+
+
+def _mark_lost(axes: Axes, settings: Sequence[Setting]) -> None:
+    """Show where the networks are that learned, and write beside them how many others there are: those would fill the axis."""
+    alive = [_alive(one) for one in settings]
+    if all(len(values) == one.ended for values, one in zip(alive, settings, strict=True)) or not any(alive):
+        return
+    seen = [*(value for values in alive for value in values)]
+    seen += [value for one in settings for value in by_seed(one, TEST).values() if value >= min(seen)]
+    pad = 0.1 * (max(seen) - min(seen))
+    axes.set_xlim(min(seen) - pad, max(seen) + pad)
+    for row, (values, one) in enumerate(zip(alive, settings, strict=True)):
+        if len(values) < one.ended:
+            axes.annotate(
+                f"{one.ended - len(values)} of {one.ended} never learned", (min(seen) - 0.5 * pad, row), color=RED, fontsize=8.5, va="bottom",
+            )  # fmt: skip
 
 
 def _tried_schedules(ran: Ran) -> int:
@@ -138,8 +199,8 @@ def _tried_schedules(ran: Ran) -> int:
 
 
 def _tuned(ran: Ran, place: int) -> Setting:
-    """The setting of a command with the highest validation accuracy; of equal ones the first."""
-    return max((one for one in ran.grouped(place).settings if one.n), key=lambda one: one.mean)
+    """The setting of a command with the highest mean validation accuracy, diverged runs counted as 0; of equal ones the first."""
+    return max((one for one in ran.grouped(place).settings if one.n), key=lambda one: one.mean * one.n / one.ended)
 
 
 def _told_rate(ran: Ran, place: int) -> str:
@@ -180,9 +241,10 @@ def _rate(setting: Setting) -> float:
     return float(str(setting.runs[0].config["optimizer.lr"]))
 
 
-def _commands(*more: str) -> tuple[tuple[str, ...], ...]:
+def _commands(*more: str, seeds: int = TUNED) -> tuple[tuple[str, ...], ...]:
     return tuple(
-        (BASE, *more, f"optimizer={name}", f"optimizer.lr=logspace({ends},5)", "seed=0") for name, ends in GRIDS.items()
+        (BASE, *more, f"optimizer={name}", f"optimizer.lr=logspace({ends},5)", f"seed=range({seeds})")
+        for name, ends in GRIDS.items()
     )
 
 
@@ -199,9 +261,9 @@ EXPERIMENT = Experiment(
     text=f"""
 LeNet on MNIST; and, with `--data`, on CIFAR-10 (compressed again as JPEG) or any other pictures. Every optimizer gets the same budget:
 
-* **Tuning**, seed 0: five learning rates over two decades (around those that are customary for it) times two schedules, constant and
-  cosine; every run is one epoch in batches of 128. On CIFAR-10 it is 200 steps, about half an epoch, with a constant rate. The highest
-  validation accuracy (on a tenth of the training images) chooses.
+* **Tuning**: five learning rates over two decades (around those that are customary for it) times two schedules, constant and cosine, with {TUNED} seeds
+  each; every run is one epoch in batches of 128. On CIFAR-10 it is 200 steps, about half an epoch, with a constant rate and one seed. The highest
+  mean validation accuracy (on a tenth of the training images) chooses.
 * **The table**, {FRESH} fresh seeds (three on CIFAR-10): the chosen setting once more, so that what was lucky in tuning is not counted again. The test
   images are read once a run and choose nothing.
 
@@ -217,7 +279,7 @@ pictures, one folder for each class (`--data`), in whose place any pictures will
     forms=(
         Form("mnist", _commands(), _QUICK, 1, follow, ("trainer.max_epochs=20",), published=True),
         Form(
-            "cifar10", _commands(*_CIFAR), _QUICK, 1, partial(follow, fresh=3),
+            "cifar10", _commands(*_CIFAR, seeds=1), _QUICK, 1, partial(follow, fresh=3),
             (
                 "model=resnet", "model.depth=20", "augment=[crop,flip]", "schedule=constant,cosine", "trainer.max_epochs=30", "trainer.max_steps=null",
                 "trainer.threads=null",
