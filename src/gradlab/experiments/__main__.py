@@ -132,7 +132,7 @@ def _run(experiment: Experiment, parsed: argparse.Namespace) -> bool:
         how = How(pictures, parsed.quick, parsed.full, parsed.seeds, parsed.more)
         ran, commands = run_form(form, how, runs_in, parsed.resume)
         outcome = experiment.examine(ran)
-        sources = [*ran.sources, *ran.followed]
+        sources = [*ran.sources, *ran.refined, *ran.followed]
         took = Took(sum(map(wall_seconds, sources)), workers_of(sources[0]))
         outcome = Outcome(**{**vars(outcome), "rows": rows_of(sources)})
         settings = _settings(sources)

@@ -24,7 +24,8 @@ class Form:
     commands: overrides, each for one ``python train.py``.
     quick: overrides that make each a matter of seconds.
     quick_commands: how many of the commands are run then; None for all.
-    follow: from the runs of the commands to further ones, which depend on what came out; at the best rate, say.
+    refine: from the runs of the commands to further ones that choose between what did best in them; left out of the quick size.
+    follow: from all of these runs to the last ones, which depend on what came out; at the best rate, say.
     full: overrides that make each as large as the question wants it, hours on a CPU; None where it is that large already.
     published: whether it reads a published dataset's files, which must be there.
     """
@@ -36,6 +37,7 @@ class Form:
     follow: "Callable[[Ran], Sequence[Sequence[str]]] | None" = None
     full: Sequence[str] | None = None
     published: bool = False
+    refine: "Callable[[Ran], Sequence[Sequence[str]]] | None" = None
 
     @property
     def wants_pictures(self) -> bool:
@@ -71,11 +73,13 @@ class Ran:
     """The runs of a form's commands, a source for each command, in their order.
 
     followed: those of the commands that depend on what came out.
+    refined: those of the commands that choose between the best.
     """
 
     form: Form
     sources: Sequence[Source]
     followed: Sequence[Source] = ()
+    refined: Sequence[Source] = ()
 
     @property
     def runs(self) -> list[Run]:
@@ -85,6 +89,10 @@ class Ran:
     def of(self, command: int) -> list[Run]:
         """The runs of one command."""
         return _begun(self.sources[command])
+
+    def again(self) -> list[Run]:
+        """The runs of the commands that choose between the best."""
+        return [run for source in self.refined for run in _begun(source)]
 
     def after(self) -> list[Run]:
         """The runs of the commands that depend on what came out."""

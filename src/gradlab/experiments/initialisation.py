@@ -125,7 +125,7 @@ def _layers(axes: Axes, quantity: str, called: str, first: dict[str, Run]) -> No
             depths = [state.depth for state in look]
             axes.plot(depths, values, style, color=COLORS[index], ms=4, lw=1.2, label=f"{name}, {when}")
     axes.set_yscale("log")
-    axes.set_ylabel(f"standard deviation of {called}")
+    axes.set_ylabel(f"spread of {called} (std)")
     axes.set_xlabel(
         f"layer (seed {min(run.seed or 0 for run in first.values())})"
         + (f"; {', '.join(zero)}: 0 in every layer" if zero else "")

@@ -135,7 +135,7 @@ def _figure(at_course: dict[str, Setting], settings: Sequence[Setting], own: dic
     )
     rates.set_ylabel("validation accuracy")
     rates.set_title(f"each over its own rates: mean of {own['sgd'].n} seeds (small: each seed)", fontsize=10)
-    rates.legend(frameon=False, loc="lower left")
+    rates.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 0.15))
     if below:
         below[0].supxlabel("points: trained on; colour: what the network answers there", fontsize=9)
         panels = below[0].subplots(2, len(at_course), squeeze=False)

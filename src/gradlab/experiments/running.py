@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gradlab.analysis.sources import Source, read_sweep
@@ -85,10 +85,15 @@ def run_form(form: Form, how: How, output_dir: Path, resume: bool) -> tuple[Ran,
     """
     commands = commands_of(form, how)
     ran = Ran(form, run_sweeps(commands, output_dir, resume))
-    if form.follow is None:
-        return ran, commands
-    following = commands_of(form, how, form.follow(ran))
-    return Ran(form, ran.sources, run_sweeps(following, output_dir, resume)), [*commands, *following]
+    if form.refine is not None and not how.quick:
+        refining = commands_of(form, how, form.refine(ran))
+        ran = replace(ran, refined=run_sweeps(refining, output_dir, resume))
+        commands += refining
+    if form.follow is not None:
+        following = commands_of(form, how, form.follow(ran))
+        ran = replace(ran, followed=run_sweeps(following, output_dir, resume))
+        commands += following
+    return ran, commands
 
 
 def run_sweeps(commands: Sequence[Sequence[str]], output_dir: Path, resume: bool) -> list[Source]:
