@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from gradlab.analysis.records import read_run
-from gradlab.analysis.sources import Source
+from gradlab.analysis.sources import Source, read_sweep
 from gradlab.analysis.statistics import Estimate, estimate
 from gradlab.experiments.__main__ import main
 from gradlab.experiments.catalogue import EXPERIMENTS
 from gradlab.experiments.deepobs import PUBLISHED, published_runs
-from gradlab.experiments.experiment import Finding, Form
+from gradlab.experiments.experiment import Finding, Form, Ran
+from gradlab.experiments.optimizer_study import follow, refine
 from gradlab.experiments.reading import TEST, TRAIN_ACCURACY, VAL, workers_of, written
 from gradlab.experiments.record import (
     FIGURE,
@@ -31,7 +32,7 @@ from gradlab.experiments.record import (
     recorded,
 )
 from gradlab.experiments.running import REPOSITORY, How, _note_call, commands_of, merged, wall_seconds
-from handmade import write_run
+from handmade import write_run, write_sweep
 
 RECORDS = REPOSITORY / "experiments"
 UNRECORDED = {"optimizer-study"}
@@ -197,6 +198,30 @@ def test_the_time_of_an_experiment_is_that_of_the_calls_that_made_runs(tmp_path:
     assert wall_seconds(source) == 55
     assert workers_of(source) == 2
     assert workers_of(dataclasses.replace(source, command=command[:2])) is None
+
+
+def test_a_rate_that_one_seed_was_lucky_with_is_not_chosen(tmp_path: Path) -> None:
+    def sweep(name: str, *points: tuple[float, int, float]) -> Source:
+        more = {"schedule.name": "constant"}
+        return read_sweep(
+            write_sweep(
+                tmp_path / name, [{"lr": lr, "seed": seed, "val": val, "more": more} for lr, seed, val in points]
+            )
+        )
+
+    command = ("experiment=x", "optimizer=adam", "optimizer.lr=logspace(0.01,0.1,3)", "seed=0")
+    tuned = sweep("tuned", (0.01, 0, 0.95), (0.03, 0, 0.94), (0.1, 0, 0.96))
+    ran = Ran(Form("moons", (command,), ()), [tuned])
+    at = ["experiment=x", "optimizer=adam"]
+    assert refine(ran) == [
+        [*at, "optimizer.lr=0.1", "schedule=constant", "seed=6,7"],
+        [*at, "optimizer.lr=0.01", "schedule=constant", "seed=6,7"],
+    ]
+    again = [sweep("high", (0.1, 6, 0.1), (0.1, 7, 0.97)), sweep("low", (0.01, 6, 0.94), (0.01, 7, 0.95))]
+    for refined, rate in (((), "0.1"), (again, "0.01")):
+        assert follow(dataclasses.replace(ran, refined=refined), fresh=3) == [
+            [*at, f"optimizer.lr={rate}", "schedule=constant", "seed=range(1,4)"]
+        ]
 
 
 def test_published_runs_are_read_with_their_rate() -> None:
