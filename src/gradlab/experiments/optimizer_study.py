@@ -273,7 +273,7 @@ EXPERIMENT = Experiment(
     folder="06-optimizers",
     question="SGD, momentum, Nesterov, Adam, AdamW, RMSprop, Lion, Muon: which, when each is tuned under the same budget?",
     text=f"""
-LeNet on MNIST; and, with `--data`, on CIFAR-10 (compressed again as JPEG) or any other pictures. Every optimizer gets the same budget:
+LeNet on MNIST; and, with `--data`, on CIFAR-10 or any other pictures, of which nothing is recorded here yet. Every optimizer gets the same budget:
 
 * **Tuning**, seed 0: five learning rates over two decades (around those that are customary for it) times two schedules, constant and
   cosine; every run is one epoch in batches of 128. On CIFAR-10 it is 200 steps, about half an epoch, with a constant rate. Of the {BEST} settings with the
