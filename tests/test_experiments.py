@@ -35,8 +35,6 @@ from gradlab.experiments.running import REPOSITORY, How, _note_call, commands_of
 from handmade import write_run, write_sweep
 
 RECORDS = REPOSITORY / "experiments"
-UNRECORDED = {"optimizer-study"}
-"""Experiments that run, but whose answer nobody has had the hours for yet."""
 ONE_WORKER = (
     "hydra.launcher.workers=1",
     "hydra.launcher.population=off",
@@ -74,7 +72,7 @@ def test_the_quick_form_of_each_runs(name: str, tmp_path: Path, capfd: pytest.Ca
         assert {row["agrees"] for row in rows} == {"true", "false"}
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in UNRECORDED])
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_what_is_recorded_is_whole_and_its_readme_says_just_that(name: str) -> None:
     experiment = EXPERIMENTS[name]
     folder = folder_of(RECORDS, experiment, experiment.forms[0])

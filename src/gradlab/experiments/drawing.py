@@ -57,9 +57,9 @@ def bars(axes: Axes, settings: Sequence[Setting], names: Sequence[str], metrics:
     if Metric(next(iter(metrics.values()))).share:
         low, high = axes.get_xlim()
         axes.set_xlim(max(low, -0.01), min(high, 1 + 0.02 * (1 - low)))
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("accuracy (mean and 95 % interval; small: each seed)")
+    axes.set_xlabel("accuracy (mean, 95 % interval, each seed)")
     above(axes)
     tidy(axes)
 
