@@ -272,7 +272,7 @@ EXPERIMENT = Experiment(
     folder="06-optimizers",
     question="SGD, momentum, Nesterov, Adam, AdamW, RMSprop, Lion, Muon: which, when each is tuned under the same budget?",
     text=f"""
-LeNet on MNIST; and, with `--data`, on CIFAR-10 or any other pictures, of which nothing is recorded here yet. Every optimizer gets the same budget:
+LeNet on MNIST; and, with `--data`, on CIFAR-10 (here compressed again as JPEG) or any other pictures. Every optimizer gets the same budget:
 
 * **Tuning**, seed 0: five learning rates over two decades (around those that are customary for it) times two schedules, constant and
   cosine; every run is one epoch in batches of 128. On CIFAR-10 it is 200 steps, about half an epoch, with a constant rate. Of the {BEST} settings with the
@@ -283,7 +283,7 @@ LeNet on MNIST; and, with `--data`, on CIFAR-10 or any other pictures, of which 
 
 Everything else is what `configs/optimizer/` has: momentum 0.9, betas 0.9 and 0.999 (Lion 0.99), weight decay 0.1 for AdamW, 1 for Lion, 0.01 for
 Muon, 0 for the others; Muon moves vectors and the last layer by AdamW at 0.003. The budget is small because two CPU cores
-made this record, so it says which optimizer gets far *in so few steps*; in a longer training the order may be another. `--full` is the
+made this record, on CIFAR-10 with half an epoch smaller still; so it says which optimizer gets far *in so few steps*; in a longer training the order may be another. `--full` is the
 same study with LeNet for 20 epochs on MNIST, and with a ResNet-20 for 30 epochs of cropped and flipped CIFAR-10. It is meant for a GPU
 and has not been run.
 
