@@ -172,8 +172,9 @@ def _figure(ran: Ran, settings: dict[str, Setting], order: Sequence[str]) -> Fig
     left.set_yscale("log")
     left.set_xlabel("learning rate")
     left.set_ylabel("validation error (one seed)")
+    labelled = "123456789" if left.get_ylim()[0] > 0.1 else "1235"  # all of them, where there are few
     for formatter in (left.yaxis.set_major_formatter, left.yaxis.set_minor_formatter):
-        formatter(lambda value, _: f"{value:.0%}" if f"{value:e}"[0] in "1235" else "")
+        formatter(lambda value, _: f"{value:.0%}" if f"{value:e}"[0] in labelled else "")
     left.legend(frameon=False, fontsize=8, ncols=2)
     left.set_title(
         f"tuning: every learning rate{', the better of two schedules' if _tried_schedules(ran) > 1 else ''}",
