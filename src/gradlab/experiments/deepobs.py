@@ -223,8 +223,8 @@ biases. Points that differ in rate or seed only are what gradlab's populations a
 **Scaled down.** DeepOBS trains 100 epochs; two CPU cores do not. 2c2d is trained here for 20 epochs of handwritten digits of 8×8 pixels. So accuracies
 are not to be compared with the published ones; windows and failing rates are of the same network and optimizers, but shorter trainings like higher
 rates. 3c3d wants larger pictures: with CIFAR-10 (`--data`) it is trained for 100 steps, a quarter of an epoch, at 16×16 pixels, at every second of the
-36 rates and with five seeds at the best: enough to see at which rates training fails, but not how good a network gets; of that nothing is recorded
-here yet. `--full` is the protocol whole (100 epochs; `--data mnist`, with `data=fashion_mnist` among `--with` for the published problem, or CIFAR-10 at 32×32
+36 rates and with five seeds at the best: enough to see at which rates training fails, but not how good a network gets.
+`--full` is the protocol whole (100 epochs; `--data mnist`, with `data=fashion_mnist` among `--with` for the published problem, or CIFAR-10 at 32×32
 pixels). It is meant for a GPU and has not been run.
 
 Three things differ from DeepOBS also then: the rate is chosen by validation accuracy, not on the test set; a tenth of the training images is kept for that; and

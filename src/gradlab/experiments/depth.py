@@ -19,7 +19,7 @@ def examine(ran: Ran) -> Outcome:
         beside = f"{written(of(deep, metric), metric)} beside {written(of(shallow, metric), metric)}"
         if said == "not distinguishable":
             text = f"On the {what} images the deeper network cannot be told from the shallower one: {beside} ({difference(found, metric)})."
-            findings.append(Finding(f"the deeper network on the {key} images", said, text, ("above", "below")))
+            findings.append(Finding(f"the deeper network on the {key} images", said, text, ("better", "worse")))
         else:
             better = "better" if said == "above" else "worse"
             text = f"On the {what} images the deeper network is {better}: {beside} ({difference(found, metric)})."

@@ -82,9 +82,9 @@ _PICTURES = (
 def _commands(*more: str) -> tuple[tuple[str, ...], ...]:
     descending = "optimizer.lr=logspace(0.1,10,5)"
     return (
-        (BASE, *more, "optimizer=sgd", descending),
-        (BASE, *more, "optimizer=momentum", "optimizer.dampening=0.9", descending),
-        (BASE, *more, "optimizer=adam", "optimizer.lr=logspace(0.01,1,5)"),
+        (BASE, *more, "optimizer=sgd", descending, "seed=range(5)"),
+        (BASE, *more, "optimizer=momentum", "optimizer.dampening=0.9", descending, "seed=range(5)"),
+        (BASE, *more, "optimizer=adam", "optimizer.lr=logspace(0.01,1,5)", "seed=range(5)"),
     )
 
 
