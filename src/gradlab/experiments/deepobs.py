@@ -22,6 +22,8 @@ PROBLEMS = {"2c2d": ("fmnist_2c2d", "2c2d on Fashion-MNIST"), "3c3d": ("cifar10_
 """The published problem for each network, and what it is called."""
 RATES, SEEDS = 36, 10
 """Of the protocol."""
+WIDER = 1.15
+"""The drawn window of good rates reaches so far beyond them, lest that of a single rate have no width."""
 CHANCE = 2.0
 """A network that is right no more than so many times as often as chance has learned nothing."""
 
@@ -130,7 +132,9 @@ def _figure(
         lost = [_rate(one) for one in settings if one.diverged]
         axes.plot(lost, [0.0] * len(lost), "x", color=RED, ms=5, label="diverged (has no accuracy)")
         low, high, _ = windows[name]
-        axes.axvspan(low, high, color=COLORS[index], alpha=0.15, lw=0, label="within a point of the best")
+        axes.axvspan(
+            low / WIDER, high * WIDER, color=COLORS[index], alpha=0.15, lw=0, label="within a point of the best"
+        )
         if name in published:
             axes.axvline(published[name][0], color="#222222", ls=":", lw=1.2, label=f"published best rate ({called})")
         axes.set_xscale("log")
