@@ -111,14 +111,15 @@ def run_sweeps(commands: Sequence[Sequence[str]], output_dir: Path, resume: bool
         print(f"\n$ python train.py {' '.join(words)}", flush=True)
         before, began, wall = _sweeps(output_dir), time.monotonic(), time.time_ns()
         status = subprocess.run([sys.executable, str(TRAIN), *words]).returncode
+        written = [path for path, changed in _sweeps(output_dir).items() if before.get(path) != changed]
+        for sweep in written:
+            _note_call(sweep, time.monotonic() - began, wall)
         if status == 2:
             raise ConfigError("the command above was refused; its message says why.")
         if status != 0:
             raise GradlabError(f"the command above ended with exit status {status}.")
-        written = [path for path, changed in _sweeps(output_dir).items() if before.get(path) != changed]
         if len(written) != 1:
             raise GradlabError(f"the command above left {len(written)} sweeps in {output_dir}, where one was expected.")
-        _note_call(written[0], time.monotonic() - began, wall)
         sources.append(read_sweep(written[0]))
     return sources
 
