@@ -238,8 +238,6 @@ def products(baton: Baton, config: Config) -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.backends.cuda.matmul.allow_tf32 = True
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}[config.trainer.precision]
-    if DEVICE.type == "cpu":
-        dtype = torch.float64 if dtype == torch.float64 else torch.float32
     side = PRODUCT if DEVICE.type == "cpu" else 8 * PRODUCT
     left, right = (
         torch.randn(side, side, dtype=dtype, device=DEVICE),

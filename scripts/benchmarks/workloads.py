@@ -32,6 +32,7 @@ WORKLOADS = [
     Workload("mnist+mlp", ("data=mnist", "model=mlp", "optimizer=adam"), published=True),
     Workload("mnist+lenet", ("data=mnist", "model=lenet", "optimizer=adam"), published=True),
     Workload("cifar+resnet-9", (*CIFAR, "model=resnet", "model.depth=9")),
+    Workload("cifar+resnet-9-bf16", (*CIFAR, "model=resnet", "model.depth=9", "trainer.precision=bf16")),
     Workload("cifar+resnet-18", (*CIFAR, "model=resnet", "model.depth=18")),
     Workload("cifar+speed", (*CIFAR, "model=speed", "init=default")),
 ]
