@@ -1,11 +1,15 @@
 """Images that do not fit on the training device: read by worker processes, a few batches ahead of the training step."""
 
+import os
 import shutil
 import signal
 import sys
+import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -64,7 +68,7 @@ class StreamedImages:
             collate_fn=_as_it_is,
             num_workers=workers,
             prefetch_factor=_AHEAD if workers else None,
-            worker_init_fn=_begin_worker,
+            worker_init_fn=partial(_begin_worker, run=os.getpid()),
             # Workers only decode: they need none of the threads and locks that forking leaves behind.
             multiprocessing_context="fork" if workers else None,
             pin_memory=self.device.type == "cuda",
@@ -192,13 +196,25 @@ def _fits_shared(examples: Examples, batch: int, workers: int) -> bool:
         return False
 
 
-def _begin_worker(worker: int) -> None:
+def _begin_worker(worker: int, *, run: int) -> None:
     # Ctrl-C, and the SIGTERM of a batch system, reach every process of a run. The run ends after its step, for which it
-    # needs its workers, and ends them itself; where it is killed, they notice.
+    # needs its workers, and ends them itself; where it is killed, they end with it.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     # A worker's errors go to the run as batches do. This only prints when a run that failed hangs up on a worker.
     sys.excepthook = lambda *_: None
+    threading.Thread(target=_end_with, args=(run,), daemon=True).start()
+
+
+def _end_with(run: int) -> None:
+    """End this worker once its run is gone.
+
+    torch's own look asks whether the parent is still the one that the worker began with, which is another one already when
+    the run was killed while it started the worker; and a worker that waits for room in a pipe does not look.
+    """
+    while os.getppid() == run:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _shut_down(iterators: set[Any]) -> None:
