@@ -15,7 +15,7 @@ matrix-product rate that the useful arithmetic reaches: 6 operations for each mu
 ``memory`` is what a process took beside what it had, at its peak, for each member. The planner picks from the same figures.
 
 ``command``: ``python train.py -m`` over 32 learning rates from its start to its end, verdict included, and as many separate
-``python train.py``, of which three are run. Results are added to experiments/speed/population_cpu.json, workload by workload.
+``python train.py``, of which three are run in each turn. Results are added to experiments/speed/population_cpu.json, workload by workload.
 """
 
 import contextlib
@@ -251,7 +251,7 @@ def measure_command(turns: int) -> dict[str, Any]:
     sweep = [*fixed, "-m", f"optimizer.lr=logspace(1e-4,1,{RATES})"]
     took: dict[str, list[float]] = {"sweep": [], "single": []}
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(turns):
+        for number in range(-1, turns):  # the first, which makes the store, is the warm-up
             for kind, arguments in (("sweep", sweep), *[("single", fixed)] * 3):
                 began = time.perf_counter()
                 subprocess.run(
@@ -260,7 +260,8 @@ def measure_command(turns: int) -> dict[str, Any]:
                     check=True,
                     stdout=subprocess.DEVNULL,
                 )
-                took[kind].append(time.perf_counter() - began)
+                if number >= 0:
+                    took[kind].append(time.perf_counter() - began)
     return {
         "workload": "command",
         "runs": RATES,
@@ -276,7 +277,7 @@ def measure_command(turns: int) -> dict[str, Any]:
 def main(data: Path, turns: int, only: str | None) -> None:
     file = ROOT / "experiments" / "speed" / "population_cpu.json"
     if only in (None, "command"):
-        add(file, measure_command(max(1, turns // 5)))
+        add(file, measure_command(turns))
     for name, (overrides, runs, largest) in WORKLOADS.items():
         if only in (None, name):
             root = [f"data.root={data}"] if "data=mnist" in overrides else []

@@ -17,13 +17,11 @@ class _Products(torch.autograd.Function):
     transposed, which is slower to take up and rounds differently from that of ``F.linear``.
     """
 
+    # Not with ``setup_context``: torch would look at the signature of ``forward`` in every call, 40 µs of a step of 1.4 ms.
     @staticmethod
-    def forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
         return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: torch.Tensor) -> None:
-        ctx.save_for_backward(inputs[0], inputs[1])
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:

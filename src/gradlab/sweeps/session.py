@@ -5,6 +5,7 @@ import dataclasses
 import json
 import secrets
 import shlex
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -253,6 +254,7 @@ class Session:
                 stopping(settings, record.folder),
             )  # fmt: skip
         execution = self._execution
+        threading.Thread(target=_import_pictures, daemon=True).start()  # half a second, while workers are waited for
         try:
             execution.run()
         finally:
@@ -360,6 +362,11 @@ class Session:
 
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _import_pictures() -> None:
+    with contextlib.suppress(Exception):  # it is said where they are drawn
+        import gradlab.analysis.pictures  # noqa: F401
 
 
 def _without_plots(config: Config, overrides: list[str]) -> Config:

@@ -189,11 +189,15 @@ def _obstacle(composed: dict[str, Any]) -> str | None:
     return None
 
 
+_BUILT: dict[str, Any] = {}
+"""Choices that were made before: points differ in few."""
+
+
 def _config(composed: dict[str, Any]) -> Config:
     """Made for this dataclass, and checked, by the sweep's process already."""
     made = OmegaConf.create(composed)
     assert isinstance(made, DictConfig)
-    return build_config(made)
+    return build_config(made, built=_BUILT)
 
 
 def _train_at_once(
@@ -275,7 +279,8 @@ def _as_new() -> None:
     """Undo what an earlier point may have set in torch for the whole process."""
     import torch
 
-    torch.use_deterministic_algorithms(False)
+    if torch.are_deterministic_algorithms_enabled():  # asked first, since setting it imports torch's compiler, 2 s
+        torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
     torch.set_default_dtype(torch.float32)
     torch.set_grad_enabled(True)

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from gradlab.secrecy import redacted
 from gradlab.settings import without_secret
+from gradlab.tracking import rows
 from gradlab.tracking.folder import RunFolder, write_atomically
 from gradlab.tracking.journal import Record, records
-from gradlab.tracking.store import experiment_id, open_client
+from gradlab.tracking.store import experiment_id, open_client, sqlite_file
 from gradlab.tracking.views import charts_view
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 BATCH_ROWS, BATCH_PARAMS, BATCH_TAGS = 1000, 100, 100  # MLflow's limits for one log_batch
+HELD_ROWS = 10_000
+"""Rows that are read before they are shipped."""
 MARKS, NOTE = 20, 5000
 """Values of a metric that are marked as not finite, and characters of a description, at most."""
 MARK_TAG = "gradlab.not_finite"
@@ -82,20 +85,24 @@ class Replay:
         """Ship what the journal holds and the store does not. Raises whatever the store raises; may be called again."""
         if self._client is None and self.state["run_id"] and not self._run_exists():
             self.state = self._from_the_start()  # the store was deleted, or is another of the same name
-        metrics: list[Metric] = []
         offset = shipped = self.state["offset"]
+        metrics: list[Metric] = []
+        tags: dict[str, str] = {}
         for record, offset in records(self.folder.journal, shipped):
             if record["kind"] == "metrics":
                 metrics += self._metrics(record)
-                if len(metrics) < BATCH_ROWS:
+                if len(metrics) < HELD_ROWS:
                     continue
-            self._log_metrics(metrics)
-            metrics = []
+            elif record["kind"] == "tags":
+                tags |= record["tags"]
+                continue
+            self._log(metrics, tags)
+            metrics, tags = [], {}
             if record["kind"] != "metrics":
                 getattr(self, f"_ship_{record['kind']}")(record)
             self._save(offset)
-        if metrics or self._marked:
-            self._log_metrics(metrics)
+        if offset != self.state["offset"]:
+            self._log(metrics, tags)
             self._save(offset)
 
     def fail(self, error: BaseException) -> None:
@@ -141,13 +148,13 @@ class Replay:
     def _metrics(self, record: Record) -> "list[Metric]":
         from mlflow.entities import Metric
 
-        rows = []
+        finite = []
         for name, value in record["values"].items():
             if math.isfinite(number := float(value)):
-                rows.append(Metric(key=name, value=number, timestamp=record["time"], step=record["step"]))
+                finite.append(Metric(key=name, value=number, timestamp=record["time"], step=record["step"]))
             else:
                 self._mark(name, value, record["step"])
-        return rows
+        return finite
 
     def _mark(self, name: str, value: str, step: int) -> None:
         """Note that a metric's value at ``step`` is not finite; a row that is seen twice is noted once."""
@@ -157,9 +164,13 @@ class Replay:
             marks.append(text)
         self._marked = True
 
-    def _log_metrics(self, metrics: "list[Metric]") -> None:
-        for first in range(0, len(metrics), BATCH_ROWS):
-            self.client.log_batch(self.run_id, metrics=metrics[first : first + BATCH_ROWS])
+    def _log(self, metrics: "list[Metric]", tags: dict[str, str]) -> None:
+        file = sqlite_file(self.uri)
+        client = self.client  # first, since it makes the store
+        if metrics and not (file and rows.insert(file, self.run_id, metrics)):
+            for first in range(0, len(metrics), BATCH_ROWS):
+                client.log_batch(self.run_id, metrics=metrics[first : first + BATCH_ROWS])
+        self._log_tags(tags)
         if self._marked:
             self._log_marks()
 
@@ -177,14 +188,14 @@ class Replay:
         experiment = experiment_id(self.client, self.uri, record["experiment"])
         made = self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{record['id']}'", max_results=1)
         # The tag is there from the first instant: what fails after it is tried again on the same run.
-        tag = {RUN_TAG: record["id"]}
-        run = made[0] if made else self.client.create_run(experiment, record["time"], tag, run_name=record["name"])
+        tags = {RUN_TAG: record["id"], **record["tags"], **self._parent(experiment, record.get("parent"))}
+        run = made[0] if made else self.client.create_run(experiment, record["time"], tags, run_name=record["name"])
         self.state.update(experiment_id=experiment, run_id=run.info.run_id)
+        if made:
+            self._log_tags(tags)
         params = [Param(key, str(value)) for key, value in record["params"].items()]
         for first in range(0, len(params), BATCH_PARAMS):
             self.client.log_batch(self.run_id, params=params[first : first + BATCH_PARAMS])
-        parent = self._parent(experiment, record.get("parent"))
-        self._log_tags(record["tags"] | parent)
 
     def _parent(self, experiment: str, identity: str | None) -> dict[str, str]:
         """The tag that nests a sweep's run below the sweep, where that is in the store."""
@@ -196,9 +207,6 @@ class Replay:
         if "gradlab.reason" in self.client.get_run(self.run_id).data.tags:  # why it had ended
             self.client.delete_tag(self.run_id, "gradlab.reason")
         self.state["ended"] = False
-
-    def _ship_tags(self, record: Record) -> None:
-        self._log_tags(record["tags"])
 
     def _log_tags(self, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from gradlab.sweeps.executors.process import WorkerProcess
+from gradlab.sweeps.executors.process import PROGRAM, WorkerProcess, opened
+from gradlab.sweeps.nursery import Nursery, can_fork
 from gradlab.sweeps.record import Point
 from gradlab.sweeps.seats import Seat, free_memory
 from gradlab.sweeps.workers import Message, Worker
@@ -14,10 +15,10 @@ from gradlab.sweeps.workers import Message, Worker
 class LocalWorker(Worker):
     """A worker process at ``seat``."""
 
-    def __init__(self, seat: Seat, log: Path, lock: IO[str]) -> None:
+    def __init__(self, seat: Seat, log: Path, lock: IO[str], nursery: Nursery | None) -> None:
         super().__init__()
         self.seat = seat
-        self.process = WorkerProcess(seat, log, lock)
+        self.process = WorkerProcess(seat, log, lock, nursery=nursery)
 
     def send(self, command: Message) -> None:
         self.process.send(command)
@@ -49,6 +50,7 @@ class Local:
         self.workers: list[LocalWorker] = []
         self._selector = selectors.DefaultSelector()
         self._started = 0
+        self._nursery: Nursery | None = None
 
     @property
     def seat(self) -> Seat:
@@ -67,9 +69,22 @@ class Local:
             free.remove(worker.seat)
         for seat in free[: max(0, workers - len(self.workers))]:
             self._started += 1
-            worker = LocalWorker(seat, self.logs / f"{self._started}.log", self.lock)
+            log = self.logs / f"{self._started}.log"
+            worker = LocalWorker(seat, log, self.lock, self._nursery_for(seat, log))
             self.workers.append(worker)
             self._selector.register(worker.process.events, selectors.EVENT_READ, worker)
+
+    def _nursery_for(self, seat: Seat, log: Path) -> Nursery | None:
+        """What forks a worker, where several may be wanted: one alone is as fast as a Python of its own."""
+        if len(self.seats) == 1 or not can_fork(seat) or WorkerProcess.program != PROGRAM:
+            return None
+        if self._nursery is not None and self._nursery.dead:
+            self._nursery.close()
+            self._nursery = None
+        if self._nursery is None:
+            with opened(log) as file:
+                self._nursery = Nursery(seat, file)
+        return self._nursery
 
     def join(self, points: Sequence[Point], sweep: Path) -> None:
         """Nothing: its workers end with the process that started them."""
@@ -98,4 +113,6 @@ class Local:
             self._selector.unregister(worker.process.events)
             self.workers.remove(worker)
             worker.process.end()
+        if self._nursery is not None:
+            self._nursery.close()
         self._selector.close()

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
+from gradlab.sweeps.nursery import Forked, Nursery
 from gradlab.sweeps.seats import Seat
 
 Message = dict[str, Any]
+PROGRAM = ("-m", "gradlab.sweeps.worker")
 
 
 class WorkerProcess:
@@ -23,9 +25,10 @@ class WorkerProcess:
         lock: open file of the sweep's lock, which the process holds with the sweep; None away from the sweep's process.
         path: where it imports from; as this process does by default.
         folder: its working directory; this process's by default.
+        nursery: forks it, with this process's path and folder; None for a Python of its own.
     """
 
-    program = ("-m", "gradlab.sweeps.worker")
+    program: tuple[str, ...] = PROGRAM
     """What Python runs. A benchmark puts a worker in its place that trains nothing."""
 
     def __init__(
@@ -35,24 +38,34 @@ class WorkerProcess:
         lock: IO[str] | None = None,
         path: list[str] | None = None,
         folder: Path | None = None,
+        nursery: Nursery | None = None,
     ) -> None:
         self.log = log
         self._rest = b""
-        with _opened(log) as file:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-u", *self.program],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                env={**os.environ, **seat.environment(), **_importing(path)},
-                cwd=folder,
-                pass_fds=(lock.fileno(),) if lock else (),
-                start_new_session=True,  # Ctrl-C is for the sweep, which ends its workers in good order
-            )
+        self._process: subprocess.Popen[bytes] | Forked
+        with opened(log) as file:
+            if nursery is not None and lock is not None:
+                self._process = nursery.fork(seat, file, lock)
+            else:
+                self._process = self._python(seat, file, lock, path, folder)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._commands, self.events = self._process.stdin, self._process.stdout
         self.send({"do": "start", "path": path or sys.path})
+
+    def _python(
+        self, seat: Seat, log: IO[str], lock: IO[str] | None, path: list[str] | None, folder: Path | None
+    ) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [sys.executable, "-P", "-u", *self.program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={**os.environ, **seat.environment(), **_importing(path)},
+            cwd=folder,
+            pass_fds=(lock.fileno(),) if lock else (),
+            start_new_session=True,  # Ctrl-C is for the sweep, which ends its workers in good order
+        )
 
     @property
     def pid(self) -> int:
@@ -124,7 +137,7 @@ def _importing(path: list[str] | None) -> dict[str, str]:
     return {} if path is None else {"PYTHONPATH": os.pathsep.join(entry for entry in path if entry)}
 
 
-def _opened(log: Path) -> IO[str]:
+def opened(log: Path) -> IO[str]:
     """``log`` for appending; nothing in its place on a disk that takes no more."""
     try:
         log.parent.mkdir(exist_ok=True)

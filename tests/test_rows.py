@@ -1,0 +1,94 @@
+"""Rows that are inserted into MLflow's tables, beside those that its own ``log_batch`` writes."""
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradlab.tracking import rows
+from gradlab.tracking.store import open_client
+
+TABLES = {
+    "metrics": "key, value, timestamp, step, is_nan",
+    "latest_metrics": "key, value, timestamp, step, is_nan",
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store") / "mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def client(store: Path) -> Any:
+    return open_client(f"sqlite:///{store}")
+
+
+def metrics(*given: tuple[str, float, int, int]) -> list[Any]:
+    from mlflow.entities import Metric
+
+    return [Metric(key, value, timestamp, step) for key, value, timestamp, step in given]
+
+
+def table(store: Path, name: str, run: str) -> list[Any]:
+    with contextlib.closing(sqlite3.connect(store)) as database:
+        return sorted(database.execute(f"SELECT {TABLES[name]} FROM {name} WHERE run_uuid = ?", (run,)))
+
+
+def test_they_are_those_of_log_batch(store: Path, client: Any) -> None:
+    """Also where they come twice, out of order, with equal steps and beside others of the same name."""
+    theirs, ours = (client.create_run("0").info.run_id for _ in range(2))
+    batches = [
+        metrics(
+            ("train/loss", 2.5, 10, 1), ("train/loss", 1.5, 11, 2), ("lr", 0.1, 10, 1), ("val acc-1.0:x", -0.0, 5, 0)
+        ),
+        metrics(("train/loss", 1.5, 11, 2), ("train/loss", 0.5, 9, 0), ("lr", 1e-300, 12, 2), ("lr", 3, 12, 2)),
+        metrics(("train/loss", 9.0, 11, 2), ("lr", 0.2, 13, 1), ("lr", 7.0, 12, 2)),
+    ]
+    for batch in batches:
+        client.log_batch(theirs, metrics=batch)
+        assert rows.insert(store, ours, batch)
+    for name in TABLES:
+        assert table(store, name, ours) == table(store, name, theirs) != []
+    assert client.get_run(ours).data.metrics == client.get_run(theirs).data.metrics
+    histories = [client.get_metric_history(run, "lr") for run in (ours, theirs)]
+    assert [(row.step, row.value, row.timestamp) for row in histories[0]] == [
+        (row.step, row.value, row.timestamp) for row in histories[1]
+    ]
+
+
+@pytest.mark.parametrize("name", ["a/../b", "/a", "a//b", "a\nb", "ä", "", "a" * 251, "a/"])
+def test_a_name_is_left_to_mlflow_where_it_may_refuse_it(store: Path, client: Any, name: str) -> None:
+    run = client.create_run("0").info.run_id
+    assert not rows.insert(store, run, metrics(("fine", 1.0, 1, 1), (name, 1.0, 1, 1)))
+    assert table(store, "metrics", run) == []
+
+
+def test_a_run_that_is_deleted_or_missing_takes_none(store: Path, client: Any) -> None:
+    run = client.create_run("0").info.run_id
+    client.delete_run(run)
+    for gone in (run, "0" * 32):
+        assert not rows.insert(store, gone, metrics(("loss", 1.0, 1, 1)))
+        assert table(store, "metrics", gone) == []
+
+
+def test_other_tables_are_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "other.db"
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE metrics (key TEXT PRIMARY KEY, value FLOAT)")
+        database.execute("CREATE TABLE latest_metrics (key TEXT PRIMARY KEY, value FLOAT)")
+    assert not rows.insert(file, "a", metrics(("loss", 1.0, 1, 1)))
+
+
+def test_a_locked_store_is_said_and_takes_them_later(store: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "WAIT", 0.05)
+    run = client.create_run("0").info.run_id
+    batch = metrics(("loss", 1.0, 1, 1))
+    with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            rows.insert(store, run, batch)
+    assert rows.insert(store, run, batch)
+    assert len(table(store, "metrics", run)) == 1
