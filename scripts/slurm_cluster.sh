@@ -33,6 +33,9 @@ stop() {
     done
     while read -r pid; do kill -9 "$pid" 2>/dev/null || true; done <"$pids"
     rm -f "$pids"
+    # Of munged's socket, outside: its folder is the link's target, and nothing else of that name is.
+    socket="$(readlink "$folder/munge" || true)"
+    if [[ "$socket" == /tmp/gradlab-munge-?????? ]]; then rm -rf "$socket" "$folder/munge"; fi
 }
 
 start() {

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from omegaconf import DictConfig
 
+from executors.stand_ins import SLEEP, WORKER
 from gradlab.config import Config, Origin, build_config
 from gradlab.errors import ConfigError, GradlabError
 from gradlab.sweeps.executors.job import Job, Lines, append
@@ -74,8 +75,8 @@ def test_lines_are_read_whole_and_once(tmp_path: Path) -> None:
 
 @pytest.fixture
 def workers_that_train_nothing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(WorkerProcess, "program", (str(ROOT / "scripts/bench_executors.py"), "stand-in"))
-    monkeypatch.setenv("GRADLAB_BENCH_SLEEP", "0")
+    monkeypatch.setattr(WorkerProcess, "program", WORKER)
+    monkeypatch.setenv(SLEEP, "0")
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)

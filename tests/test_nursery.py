@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from gradlab.sweeps import nursery
 from gradlab.sweeps.executors.local import Local
 from gradlab.sweeps.executors.process import WorkerProcess
 from gradlab.sweeps.nursery import Nursery, can_fork
@@ -97,7 +96,7 @@ def test_workers_outlive_the_process_that_forked_them_and_end_with_the_sweep(for
 def test_a_nursery_that_cannot_begin_says_why_in_the_log_of_its_first_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nursery, "PROGRAM", ("-c", "raise SystemExit('no torch here')"))
+    monkeypatch.setattr(Nursery, "program", ("-c", "raise SystemExit('no torch here')"))
     with (tmp_path / "lock").open("w") as lock:
         local = Local([SEAT, SEAT], tmp_path / "logs", lock)
         local.want(1)

@@ -1,23 +1,18 @@
 """Sweeps on a real Ray: one that is started here, and a cluster of two nodes on this machine, one of which is killed."""
 
 import json
-import os
-import secrets
-import shutil
-import signal
-import socket
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from executors.clusters import MOUNTED, RayCluster, ray
+from executors.running import TRAIN, begin, environment_of, scratch
 from gradlab.tracking.journal import metric_rows, records
-from processes import ROOT, environment, train
+from processes import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 FAULTY = Path(__file__).parent / "faulty"
@@ -31,86 +26,19 @@ SLOW = [
     ),
     *("tracking=none", "hydra.launcher.population=off", "hydra.launcher.executor=ray"),
 ]
-# Ray's workers are nice to all else on a machine, by 15; on a busy one tests would take for ever.
-USUAL = {"PYTHONPATH": str(FAULTY), "RAY_worker_niceness": "0"}
-MOUNTED = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs none "$1" && shift && exec "$@"', "sh"]
-
-
-@dataclass
-class Cluster:
-    """Nodes of Ray on this machine, each a process group."""
-
-    folder: Path
-    port: int
-    token: str = field(default_factory=lambda: secrets.token_hex(16))
-    nodes: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
-
-    @property
-    def variables(self) -> dict[str, str]:
-        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, **USUAL}
-
-    def add(self, *options: str, without: Path | None = None) -> None:
-        """Start a node, the head first; one ``without`` a folder sees nothing in it."""
-        where = (
-            [f"--address=127.0.0.1:{self.port}"]
-            if self.nodes
-            else ["--head", f"--port={self.port}", "--include-dashboard=false"]
-        )
-        where += [] if self.nodes else [f"--temp-dir={self.folder}"]
-        ray = str(Path(sys.executable).parent / "ray")
-        mount = [*MOUNTED, str(without)] if without else []
-        with (self.folder.parent / f"node{len(self.nodes)}.log").open("w") as log:
-            self.nodes.append(
-                subprocess.Popen(
-                    [*mount, ray, "start", *where, *options, "--disable-usage-stats", "--block"],
-                    env=environment(**self.variables), stdout=log, stderr=log, start_new_session=True,
-                )
-            )  # fmt: skip
-        deadline = time.monotonic() + 120
-        while self.active() < len(self.nodes):
-            assert time.monotonic() < deadline
-            time.sleep(1)
-
-    def active(self) -> int:
-        """How many nodes the cluster says that it has."""
-        ray = str(Path(sys.executable).parent / "ray")
-        told = subprocess.run(
-            [ray, "status", "--address", f"127.0.0.1:{self.port}"],
-            env=environment(**self.variables), capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        return told.stdout.partition("Pending:")[0].count("node_")
-
-    def kill(self, node: int) -> None:
-        os.killpg(self.nodes[node].pid, signal.SIGKILL)
-        self.nodes[node].wait()
+USUAL = {"PYTHONPATH": environment_of(PYTHONPATH=str(FAULTY))["PYTHONPATH"], "RAY_worker_niceness": "0"}
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
+def cluster() -> Iterator[RayCluster]:
     pytest.importorskip("ray", reason="needs Ray: bash scripts/services.sh")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = Path(f"/tmp/gradlab-ray-{port}")  # its sockets' paths must be short
-    (folder / "ray").mkdir(parents=True)
-    made = Cluster(folder / "ray", port)
-    try:
-        made.add("--num-cpus=1")
+    with scratch() as folder, ray(folder, 1) as made:
+        made.variables |= USUAL
         yield made
-    finally:
-        for node in made.nodes:
-            if node.poll() is None:
-                os.killpg(node.pid, signal.SIGKILL)
-                node.wait()
-        time.sleep(1)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def start(folder: Path, cluster: Cluster, *arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *SLOW, f"hydra.launcher.ray.address=127.0.0.1:{cluster.port}", *arguments],
-        cwd=folder, env=environment(**cluster.variables), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+def start(folder: Path, cluster: RayCluster, *arguments: str) -> "subprocess.Popen[str]":
+    return begin(folder, TRAIN, [*SLOW[1:], cluster.address, *arguments], **cluster.variables)
 
 
 def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]", seconds: float = 200) -> None:
@@ -147,11 +75,11 @@ def test_a_ray_of_its_own(tmp_path: Path) -> None:
     assert_each_point_once(tmp_path, 3)
 
 
-def test_a_node_that_dies_costs_its_points_a_retry_from_their_checkpoints(tmp_path: Path, cluster: Cluster) -> None:
+def test_a_node_that_dies_costs_its_points_a_retry_from_their_checkpoints(tmp_path: Path, cluster: RayCluster) -> None:
     """And one that joins in the middle is used."""
     process = start(tmp_path, cluster, "seed=range(6)")
     wait_until(lambda: bool(journals(tmp_path)), process)
-    cluster.add("--num-cpus=2")
+    cluster.add(2)
 
     def trained_beyond(step: int) -> bool:
         at = [max((step for step, _ in metric_rows(path)), default=0) for path in journals(tmp_path)]
@@ -173,11 +101,11 @@ def test_a_node_that_dies_costs_its_points_a_retry_from_their_checkpoints(tmp_pa
     assert sorted(resumed)[-2:] == [1, 1]
 
 
-def test_a_node_without_the_sweeps_storage_sends_its_runs(tmp_path: Path, cluster: Cluster) -> None:
+def test_a_node_without_the_sweeps_storage_sends_its_runs(tmp_path: Path, cluster: RayCluster) -> None:
     if subprocess.run([*MOUNTED, str(tmp_path), "true"], capture_output=True).returncode:
         pytest.skip("this user may not mount a file system, even in a name space of its own")
-    cluster.add("--num-cpus=2", "--resources", '{"apart": 2}', without=tmp_path)
-    scratch = cluster.folder.parent / "scratch"
+    cluster.add(2, "--resources", '{"apart": 2}', without=tmp_path)
+    scratch = cluster.folder / "scratch"
     process = start(
         tmp_path,
         cluster,

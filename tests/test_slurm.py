@@ -4,10 +4,8 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,10 +14,14 @@ from typing import Any
 
 import pytest
 
+from executors.clusters import slurm, slurm_is_here
+from executors.running import TRAIN, begin, environment_of
+from executors.trouble import preempt
 from gradlab.tracking.journal import metric_rows, records
-from processes import ROOT, Finished, environment, train
+from processes import Finished, environment, train
 
 FAULTY = Path(__file__).parent / "faulty"
+IMPORTABLE = environment_of(PYTHONPATH=str(FAULTY))["PYTHONPATH"]
 # Steps of a tenth of a second, so that there is time to be interrupted in; checkpoints of every few.
 SLOW = [
     *("-m", "--config-dir", str(FAULTY), "imports=[faulty]", "model=faulty", "model.how=slow", "optimizer=sgd"),
@@ -31,16 +33,10 @@ SLOW = [
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Two nodes of two cores; the variables with which programs find it."""
     pytest.importorskip("submitit", reason="needs submitit: bash scripts/services.sh")
-    path = f"{os.environ['PATH']}:/usr/sbin"
-    if not all(shutil.which(program, path=path) for program in ("slurmctld", "slurmd", "munged", "sbatch")):
+    if not slurm_is_here():
         pytest.skip("needs SLURM: bash scripts/services.sh")
-    folder = tmp_path_factory.mktemp("slurm")
-    script = ["bash", str(ROOT / "scripts/slurm_cluster.sh")]
-    subprocess.run([*script, "start", str(folder), "2", "2"], check=True, stdout=subprocess.DEVNULL)
-    try:
-        yield {"SLURM_CONF": str(folder / "slurm.conf"), "PYTHONPATH": str(FAULTY)}
-    finally:
-        subprocess.run([*script, "stop", str(folder)], check=True)
+    with slurm(tmp_path_factory.mktemp("slurm"), 2, 2) as variables:
+        yield {**variables, "PYTHONPATH": IMPORTABLE}
 
 
 def jobs(cluster: dict[str, str], *options: str) -> list[str]:
@@ -54,10 +50,7 @@ def jobs(cluster: dict[str, str], *options: str) -> list[str]:
 @contextlib.contextmanager
 def sweep(folder: Path, cluster: dict[str, str], *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """A sweep that is being run."""
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *SLOW, "hydra.launcher.executor=slurm", *arguments],
-        cwd=folder, env=environment(**cluster), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    process = begin(folder, TRAIN, [*SLOW[1:], "hydra.launcher.executor=slurm", *arguments], **cluster)
     try:
         yield process
     finally:
@@ -120,7 +113,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "seed=0,1",
         "hydra.launcher.population=off",
         timeout=250,
-        PYTHONPATH=str(FAULTY),
+        PYTHONPATH=IMPORTABLE,
     )
     assert finished.status == 0, finished.err
     return {name: result["parameters_sha256"] for name, result in assert_each_point_once(folder, 2, 60).items()}
@@ -151,10 +144,7 @@ def test_preempted_jobs_are_requeued_and_go_on_in_the_same_runs(
 ) -> None:
     with sweep(tmp_path, cluster, *TWO) as process:
         wait_until(lambda: len(steps(tmp_path)) == 2 and min(steps(tmp_path)) > 12, process)
-        subprocess.run(
-            ["sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1"],
-            env=environment(**cluster), cwd=tmp_path, check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        preempt(cluster, nodes=2)
         ended(process)
     found = assert_each_point_once(tmp_path, 2, 60)
     assert {name: point["parameters_sha256"] for name, point in found.items()} == here

@@ -27,6 +27,7 @@ from typing import IO, Any, NoReturn
 from gradlab.sweeps.seats import Seat
 
 PROGRAM = ("-m", "gradlab.sweeps.nursery")
+WORKER = ("-m", "gradlab.sweeps.worker")
 
 
 def can_fork(seat: Seat) -> bool:
@@ -77,13 +78,18 @@ class Nursery:
         log: file for what it says, which is nothing while all is well.
     """
 
+    program: tuple[str, ...] = PROGRAM
+    """What Python runs."""
+    forks: tuple[str, ...] = WORKER
+    """The program that each of its workers is as good as."""
+
     def __init__(self, seat: Seat, log: IO[Any]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._asked: deque[Forked] = deque()
         self._living: list[Forked] = []
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-u", *PROGRAM],
+                [sys.executable, "-P", "-u", *self.program],
                 stdin=theirs.fileno(),
                 stdout=log,
                 stderr=log,

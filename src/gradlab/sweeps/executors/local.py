@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from gradlab.sweeps.executors.process import PROGRAM, WorkerProcess, opened
+from gradlab.sweeps.executors.process import WorkerProcess, opened
 from gradlab.sweeps.nursery import Nursery, can_fork
 from gradlab.sweeps.record import Point
 from gradlab.sweeps.seats import Seat, free_memory
@@ -76,7 +76,7 @@ class Local:
 
     def _nursery_for(self, seat: Seat, log: Path) -> Nursery | None:
         """What forks a worker, where several may be wanted: one alone is as fast as a Python of its own."""
-        if len(self.seats) == 1 or not can_fork(seat) or WorkerProcess.program != PROGRAM:
+        if len(self.seats) == 1 or not can_fork(seat) or WorkerProcess.program != Nursery.forks:
             return None
         if self._nursery is not None and self._nursery.dead:
             self._nursery.close()

@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
-from gradlab.sweeps.nursery import Forked, Nursery
+from gradlab.sweeps.nursery import WORKER, Forked, Nursery
 from gradlab.sweeps.seats import Seat
 
 Message = dict[str, Any]
-PROGRAM = ("-m", "gradlab.sweeps.worker")
 
 
 class WorkerProcess:
@@ -28,7 +27,7 @@ class WorkerProcess:
         nursery: forks it, with this process's path and folder; None for a Python of its own.
     """
 
-    program: tuple[str, ...] = PROGRAM
+    program: tuple[str, ...] = WORKER
     """What Python runs. A benchmark puts a worker in its place that trains nothing."""
 
     def __init__(
