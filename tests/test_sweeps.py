@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -36,7 +37,7 @@ from gradlab.sweeps.resuming import find, resumed
 from gradlab.sweeps.seats import Seat, gpus_here, seats
 from gradlab.sweeps.settings import launching
 from gradlab.sweeps.shipping import ship_until_over
-from gradlab.sweeps.table import Table
+from gradlab.sweeps.table import Best, Table
 from gradlab.tracking.folder import RunFolder, SweepFolder
 from gradlab.tracking.journal import Journal
 from processes import environment, train
@@ -477,3 +478,18 @@ def test_the_table_says_where_the_sweep_stands(tmp_path: Path) -> None:
     table.settled(record.points[5], {})
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == "adam lr=1 seed=f: failed: [red]why[/red]\n"
+
+
+def test_the_best_setting_is_that_of_all_means_counted_anew() -> None:
+    best, draw = Best(), random.Random(0)
+    plain: dict[str, list[float]] = {}
+    assert best.found() is None
+    for _ in range(300):
+        name, value = f"lr={draw.randrange(9)}", draw.random()
+        best.add(name, value)
+        plain.setdefault(name, []).append(value)
+        means = {setting: sum(values) / len(values) for setting, values in plain.items()}
+        found, highest = best.found(), max(means, key=means.__getitem__)
+        assert found is not None
+        assert (found.setting, found.seeds) == (highest, len(plain[highest]))
+        assert found.mean == pytest.approx(means[highest])

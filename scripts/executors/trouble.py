@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 
 from executors.running import Row, Sweep, environment_of
-from faults.comparison import differences
 from gradlab.tracking.journal import metric_rows, records
 
 
@@ -75,6 +74,8 @@ def descendants(pid: int) -> list[int]:
 
 def counted(sweep: Sweep, folder: Path) -> Row:
     """Points done once, lost or done more than once; and rows that journals or the store lack."""
+    from faults.comparison import differences  # imports much
+
     content = json.loads(sweep.folder.record.read_text())
     times: Counter[str] = Counter({point["id"]: 0 for point in content["points"]})
     doubled = 0

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from types import FrameType
 
@@ -75,6 +75,8 @@ class Execution:
         self.plans = Plans(record.folder, journal, executor.seat, executor.machine, executor.size, pinned)
         self._given_up: list[Point] = []
         self._deaths: dict[str, int] = {}
+        self._settled: Counter[str] = Counter()
+        """Points by what they have come to; counted anew only as a run begins, since there may be thousands."""
         self._failed_starts = 0
         self._stop_at: float | None = None
         self._signals_to_heed = 0
@@ -89,6 +91,7 @@ class Execution:
             GradlabError: workers cannot be started at all.
         """
         self.executor.join(self.record.points, self.record.folder.path)
+        self._settled = self.record.counts()
         waiting = [point for point in self.record.points if point.status == "waiting" and point.config]
         if self.stopping:
             self.stopping.add(self.record.points)
@@ -352,7 +355,8 @@ class Execution:
         point.status, point.reason = status, reason
         self._ended(point)
         self.table.settled(point, metrics)
-        counts = {f"sweep/{kind}": self.record.count(kind) for kind in ("finished", "diverged", "pruned", "failed")}
+        self._settled[status] += 1
+        counts = {f"sweep/{kind}": self._settled[kind] for kind in ("finished", "diverged", "pruned", "failed")}
         best = self.table.best_accuracy
         with contextlib.suppress(OSError):  # a full disk
             self.journal.metrics(

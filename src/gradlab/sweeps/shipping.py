@@ -30,6 +30,8 @@ from gradlab.tracking.shipper import PATIENCE, RHYTHM, SETTLING, URI_VARIABLE, S
 from gradlab.tracking.store import open_client, tracking_uri
 from gradlab.tracking.sync import settle
 
+SHARE = 0.04
+"""Of its time that may go into finding the journals that have grown, of which there may be thousands that have not."""
 ERRORS_IN_A_ROW = 3
 """Journals that fail one after the other before a look at all of them ends: the store is down, not a journal damaged."""
 
@@ -126,7 +128,7 @@ def ship_until_over(
         if shipping.look():
             if over:
                 return 0
-            wait, failing_since = min(1.5 * wait, RHYTHM[1] / 2), None
+            wait, failing_since = max(min(1.5 * wait, RHYTHM[1] / 2), shipping.searching / SHARE), None
             if not settled:
                 settled = True
                 shipping.settle(gone, sweep_is_over)
@@ -165,6 +167,8 @@ class Shipping:
         self._runs: dict[Path, Replay] = {}
         self._ended: dict[Path, int] = {}
         """Journals whose end is in the store, and how long they were: one that is gone on with is another length."""
+        self.searching = 0.0
+        """Seconds that finding the journals to ship has taken in the last look."""
 
     def look(self) -> bool:
         """Ship what all journals hold and the store does not; returns whether nothing failed."""
@@ -173,9 +177,10 @@ class Shipping:
         if not self._ship(self._parent):  # without the parent run, no other could be nested below it
             return False
         failed = in_a_row = 0
-        for run in self.folder.run_folders():
-            if self._ended.get(run.path) == run.journal.stat().st_size:
-                continue
+        began = time.monotonic()
+        runs = [run for run in self.folder.run_folders() if self._ended.get(run.path) != run.journal.stat().st_size]
+        self.searching = time.monotonic() - began
+        for run in runs:
             replay = self._runs.setdefault(run.path, Replay(run, self.uri, self._client))
             if self._ship(replay):
                 in_a_row = 0

@@ -1,8 +1,9 @@
 """What a person sees while a sweep runs: a live table on a terminal, plain lines elsewhere."""
 
+import heapq
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,6 +17,40 @@ if TYPE_CHECKING:
 
 SHOWN = 12
 """Running points that the live table lists at most."""
+
+
+class Mean(NamedTuple):
+    """The mean of what so many seeds of a setting have come to."""
+
+    mean: float
+    setting: str
+    seeds: int
+
+
+class Best:
+    """The setting with the highest mean, kept as values come: neither values nor settings are gone through again."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, int]] = {}
+        self._heap: list[
+            tuple[float, int, str, int]
+        ] = []  # as each was at a time; those that are outdated go as they come up
+        self._added = 0
+
+    def add(self, setting: str, value: float) -> None:
+        total, count = self._sums.get(setting, (0.0, 0))
+        self._sums[setting] = total + value, count + 1
+        self._added += 1
+        heapq.heappush(self._heap, (-(total + value) / (count + 1), self._added, setting, count + 1))
+
+    def found(self) -> Mean | None:
+        """The highest mean; None where there is nothing."""
+        while self._heap:
+            negative, _, setting, count = self._heap[0]
+            if self._sums[setting][1] == count:
+                return Mean(-negative, setting, count)
+            heapq.heappop(self._heap)
+        return None
 
 
 class Table:
@@ -32,9 +67,9 @@ class Table:
         self.console = console
         self.record = record
         self.rhythm = rhythm
-        self._accuracies: dict[str, list[float]] = {}
+        self._best = Best()
         for name, accuracy in known.items():
-            self._accuracies.setdefault(setting(name), []).append(accuracy)
+            self._best.add(setting(name), accuracy)
         self._live: Live | None = None
         self._began = self._spoken = time.monotonic()
         self._todo = self._settled = 0
@@ -56,13 +91,14 @@ class Table:
     @property
     def best_accuracy(self) -> float | None:
         """The highest mean over a setting's seeds of the best validation accuracy."""
-        return max((sum(found) / len(found) for found in self._accuracies.values()), default=None)
+        found = self._best.found()
+        return found and found.mean
 
     def settled(self, point: Point, metrics: dict[str, float]) -> None:
         """A point has come to something."""
         self._settled += 1
         if point.status == "finished" and "best/val_accuracy" in metrics:
-            self._accuracies.setdefault(setting(point.name), []).append(metrics["best/val_accuracy"])
+            self._best.add(setting(point.name), metrics["best/val_accuracy"])
         if point.status == "failed":
             self.say(f"{point.name}: failed: {point.reason}")
 
@@ -88,17 +124,13 @@ class Table:
 
     def line(self, workers: "Sequence[Worker]" = ()) -> str:
         """Where the sweep stands, in one line."""
-        record = self.record
-        parts = [f"{record.count(*DONE)}/{record.expected} done"]
-        counts = {
-            status: record.count(status)
-            for status in ("running", "queued", "waiting", "diverged", "pruned", "failed", "killed")
-        }
-        parts += [f"{count} {status}" for status, count in counts.items() if count]
-        if self._accuracies:
-            best, found = max(self._accuracies.items(), key=lambda item: sum(item[1]) / len(item[1]))
-            seeds = f", mean of {len(found)}" if len(found) > 1 else ""
-            parts.append(f"best so far {best and f'{best}: '}val {sum(found) / len(found):.2%}{seeds}")
+        counts = self.record.counts()
+        parts = [f"{sum(counts[status] for status in DONE)}/{self.record.expected} done"]
+        told = ("running", "queued", "waiting", "diverged", "pruned", "failed", "killed")
+        parts += [f"{counts[status]} {status}" for status in told if counts[status]]
+        if best := self._best.found():
+            seeds = f", mean of {best.seeds}" if best.seeds > 1 else ""
+            parts.append(f"best so far {best.setting and f'{best.setting}: '}val {best.mean:.2%}{seeds}")
         left = self._seconds_left(workers)
         if left is not None:
             parts.append(f"{_clock(left)} left")

@@ -57,8 +57,8 @@ class RunFolder:
         safe = "".join(c if c.isalnum() or c in ".=-" else "_" for c in name)
         # Cut by bytes, not characters: file systems take 255 of them.
         stem = time.strftime("%Y-%m-%d_%H-%M-%S_") + safe.encode()[:100].decode(errors="ignore")
-        for suffix in ["", *(f"_{number}" for number in range(2, 10_000))]:
-            path = parent / f"{stem}{suffix}"
+        for number in range(1, 10_000):
+            path = parent / (stem if number == 1 else f"{stem}_{number}")
             try:
                 path.mkdir(mode=0o700)
             except FileExistsError:
