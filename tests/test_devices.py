@@ -34,9 +34,13 @@ ALL_AT_ONCE = [
 ]
 
 
-def assert_alike(run: Path, other: Path, within: float = 1e-9) -> None:
-    """The same rows in the same order, once each, and the same values but for rounding."""
+def assert_alike(run: Path, other: Path, within: float = 1e-9, ended_at: int = 0) -> None:
+    """The same rows in the same order, once each, and the same values but for rounding.
+
+    A run that had been shorter has a row of its results then, which is none of the other's.
+    """
     ours, theirs = (list(metric_rows(RunFolder(path).journal)) for path in (run, other))
+    ours = [(step, values) for step, values in ours if step != ended_at or "test/loss" not in values]
     assert [(step, sorted(values)) for step, values in ours] == [(step, sorted(values)) for step, values in theirs]
     for (step, values), (_, expected) in zip(ours, theirs, strict=True):
         for name, value in values.items():
@@ -135,4 +139,56 @@ def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path) -> None:
     refused = train(tmp_path, "data.batch_size=431", "trainer.devices=2", "trainer=cpu")
     assert refused.status == 2
     assert "the smallest batch of an epoch has 1 images" in refused.err
+    assert not (tmp_path / "outputs").exists()
+
+
+PARTS = [
+    *(word for word in COMMON if "max_steps" not in word),
+    *("model=cnn", "augment=[crop,mixup]", "optimizer=adamw", "schedule=constant", "trainer.clip_norm=0.5"),
+    *("trainer.accumulate=2", "data.class_weights=balanced", "loss.label_smoothing=0.1", "tracking=none"),
+]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("2 fsdp", "1 ddp"),
+        pytest.param("1 ddp", "2 fsdp", marks=pytest.mark.slow),
+        pytest.param("4 fsdp", "2 fsdp", marks=pytest.mark.slow),
+        pytest.param("2 ddp", "4 fsdp", marks=pytest.mark.slow),
+    ],
+)
+def test_a_network_in_parts_trains_as_on_one_device_and_goes_on_elsewhere(
+    tmp_path: Path, first: str, then: str
+) -> None:
+    """Half of the training on some devices, the other half on others; checkpoints are those of any run."""
+    runs = []
+    for halves in (["1 ddp"], [first, then]):
+        folder = tmp_path / str(len(halves))
+        folder.mkdir()
+        resume: list[str] = []
+        for number, half in enumerate(halves, start=1):
+            devices, sharding = half.split()
+            length = f"trainer.max_steps={STEPS * number // len(halves)}"
+            choices = [*PARTS, length, f"trainer.devices={devices}", f"trainer.sharding={sharding}", *resume]
+            finished = train(folder, *choices, timeout=250, GRADLAB_CORES="4")
+            assert finished.status == 0, finished.err
+            resume = [f"resume={finished.run}"]
+        runs.append(finished)
+    alone, parts = runs
+    assert_alike(parts.run, alone.run, ended_at=STEPS // 2)
+    assert parts.result["metrics"] == pytest.approx(alone.result["metrics"], rel=1e-9)
+    assert parts.result["parameters"] == alone.result["parameters"]
+
+
+def test_what_wants_whole_weights_is_refused_where_they_are_in_parts(tmp_path: Path) -> None:
+    refused = train(
+        tmp_path, "trainer.sharding=fsdp", "trainer.devices=2", "optimizer=muon", "averaging=ema", "trainer=cpu"
+    )
+    assert refused.status == 2
+    assert "and not with optimizer=muon, averaging=ema" in refused.err
+    refused = train(tmp_path, "trainer.sharding=fsdp")
+    assert refused.status == 2
+    assert "and trainer.devices is 1" in refused.err
     assert not (tmp_path / "outputs").exists()

@@ -198,6 +198,7 @@ class Checkpointer(pl.Callback):
         self.best_step = 0
         self._best_tensors: dict[str, torch.Tensor] = {}
         self._best_on_disk = True
+        self._at_the_end: dict[str, torch.Tensor] = {}
         self.over = False
         self._told_of_the_end = False
         self._rhythm: _Rhythm = beside._rhythm if beside else _Rhythm(seconds, steps, share, begin.step if begin else 0)
@@ -232,10 +233,12 @@ class Checkpointer(pl.Callback):
         ledger = self.learner.ledger
         if self.over or ledger.divergence or ledger.validated_at != ledger.steps_done:  # a signal has cut it short
             return
-        if not self.best or _rank(ledger.last_val) > _rank(self.best):
+        better = not self.best or _rank(ledger.last_val) > _rank(self.best)
+        if self._agreed(better):
             self.best, self.best_step = dict(ledger.last_val), ledger.steps_done
             # A copy on the device is cheap; the disk waits until a checkpoint is due.
-            self._best_tensors = {name: tensor.clone() for name, tensor in self.learner.judged.state_dict().items()}
+            found = self.learner.network_state(self.learner.judged)
+            self._best_tensors = {name: tensor.clone() for name, tensor in found.items()}
             self._best_on_disk = False
 
     def on_train_batch_end(
@@ -248,13 +251,15 @@ class Checkpointer(pl.Callback):
     ) -> None:
         if self.over or self.learner.ledger.steps_done >= self.learner.horizon.total_steps:
             return  # the end comes, with the last validation
-        if self._rhythm.due(self.learner.ledger.steps_done):
+        if self._agreed(self._rhythm.due(self.learner.ledger.steps_done)):
             self.write()
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._told_of_the_end = True
         if not self.over:
             self.write()
+        if self.learner.sharded:
+            self._at_the_end = self.learner.network_state()
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """A training that was stopped at its last step goes on with a validation alone, and Lightning tells of no end of it."""
@@ -285,9 +290,62 @@ class Checkpointer(pl.Callback):
         best = {f"best.{name}": tensor for name, tensor in self._best_tensors.items()}
         save_checkpoint(self.folder / LAST, tensors | best, {**self.about, **position, **state})
 
+    def _agreed(self, said: bool) -> bool:
+        """``said``, and all ranks know of it that have parts of the network: they are brought together next."""
+        if self.learner.sharded:
+            assert self.learner.ranks is not None
+            self.learner.ranks.told(said, next(self.learner.model.parameters()).device)
+        return said
+
     def restore_best(self) -> None:
         """Make the best network the learner's; there is one after any validation with a finite loss."""
-        self.learner.adopt(self._best_tensors)
+        self._at_the_end = self._best_tensors
+        if self.learner.sharded:
+            self.learner.adopt_later(self._best_tensors)
+        else:
+            self.learner.adopt(self._best_tensors)
+
+    def make_whole(self) -> None:
+        """Training and test are over: a network that was in parts is whole from here on."""
+        if self.learner.sharded:
+            self.learner.be_whole(self._at_the_end)
+
+
+def gathering(learner: Learner) -> pl.Callback:
+    """What a rank without records does while rank 0's ``Checkpointer`` does its work: it gives its parts of the network."""
+
+    class Gathering(pl.Callback):
+        told_of_the_end = False
+
+        def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            ledger = learner.ledger
+            if not ledger.divergence and ledger.validated_at == ledger.steps_done and self._told():
+                learner.network_state(learner.judged)
+
+        def on_train_batch_end(
+            self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            if learner.ledger.steps_done < learner.horizon.total_steps and self._told():
+                self._write()
+
+        def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            self.told_of_the_end = True
+            self._write()
+            learner.network_state()
+
+        def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            if not self.told_of_the_end:
+                self.on_train_end(trainer, module)
+
+        def _told(self) -> bool:
+            assert learner.ranks is not None
+            return learner.ranks.told(False, next(learner.model.parameters()).device)
+
+        def _write(self) -> None:
+            if learner.ledger.divergence is None:
+                learner.training_state()
+
+    return Gathering()
 
 
 class _Rhythm:

@@ -147,7 +147,9 @@ class Classifier(pl.LightningModule):
         if self.learner.ledger.divergence:
             self.trainer.should_stop = True
 
-    on_test_epoch_start = on_validation_epoch_start
+    def on_test_epoch_start(self) -> None:
+        self.learner.adopt_now()
+        self.on_validation_epoch_start()
 
     def on_test_epoch_end(self) -> None:
         self.learner.tested(*self._answered())

@@ -390,6 +390,30 @@ def _lookup(values: dict[str, Any], full_key: str) -> Any:
     return node
 
 
+SHARDABLE = ("sgd", "momentum", "nesterov", "adam", "adamw")
+"""Optimizers that treat each number of a weight by itself, as torch's kernels for weights in parts do."""
+
+
+def _check_sharding(config: Config, origin: Origin) -> None:
+    """Raise ``ConfigError`` for what wants weights whole, where they are in parts."""
+    here = f"trainer.sharding=fsdp (set {origin.of('trainer.sharding')})"
+    if config.trainer.devices == 1:
+        raise ConfigError(
+            f"{here} spreads a network over several devices, and trainer.devices is 1. Raise that, or leave it away."
+        )
+    obstacles = {
+        f"optimizer={config.optimizer_name}": config.optimizer_name not in SHARDABLE,
+        f"wrapper={config.wrapper.name}": config.wrapper.name != "none",
+        f"averaging={config.averaging.name}": config.averaging.name != "none",
+        f"trainer.probe_every={config.trainer.probe_every}": config.trainer.probe_every is not None,
+    }
+    if found := [name for name, there in obstacles.items() if there]:
+        raise ConfigError(
+            f"{here} goes with the optimizers {', '.join(SHARDABLE)} and without wrapper, averaging and trainer.probe_every, and "
+            f"not with {', '.join(found)}. Choose among those, or trainer.sharding=ddp."
+        )
+
+
 def _check_together(config: Config, origin: Origin) -> None:
     """What no choice can know alone: files that must be there, images that a model takes, lengths that fit the run."""
     if not origin.elsewhere:
@@ -431,6 +455,8 @@ def _check_together(config: Config, origin: Origin) -> None:
             )
             + ". Choose another data.batch_size, or fewer devices."
         )
+    if config.trainer.sharding == "fsdp":
+        _check_sharding(config, origin)
     there = Path(config.output_dir).expanduser().absolute()
     try:
         while not there.exists():

@@ -99,6 +99,8 @@ class Learner:
         self.point: str | None = None
         self.ranks: Ranks | None = None
         self._network: torch.nn.Module = model
+        self._unspread: torch.nn.Module | None = None
+        self._to_adopt: list[Tensors | None] = []
         self.random: RandomState = TorchRandomState()
         self.test_logits = torch.empty(0)
         self.test_labels = torch.empty(0)
@@ -121,6 +123,37 @@ class Learner:
         """From here on steps are those of all ranks together; weights and optimizer are as they shall begin."""
         if self.ranks is not None:
             self._network = self.ranks.wrapped(self.model)
+
+    # -------------------------------------------------------- a network in parts, of which each rank has one (devices/sharded.py)
+
+    @property
+    def sharded(self) -> bool:
+        return self.ranks is not None and self.ranks.sharded
+
+    def spread(self, device: torch.device) -> None:
+        """Keep this rank's part of the network only, on its device; of rank 0 a whole copy waits for the end, off it."""
+        from gradlab.devices.sharded import spread_over_ranks
+
+        if self.ranks is not None and self.ranks.rank == 0:
+            self._unspread = copy.deepcopy(self.model)
+        spread_over_ranks(self.model, device)
+
+    def adopt_later(self, tensors: Tensors | None) -> None:
+        """``adopt`` once all ranks do, as the test begins; ``tensors`` are rank 0's, and None of the others."""
+        self._to_adopt = [tensors]
+
+    def adopt_now(self) -> None:
+        """What ``adopt_later`` was told."""
+        if self._to_adopt:
+            from gradlab.devices.sharded import adopt_of_rank_0
+
+            adopt_of_rank_0(self.model, self._to_adopt.pop())
+
+    def be_whole(self, tensors: Tensors) -> None:
+        """Training is over: the network of rank 0 is a whole one from here on, with these weights."""
+        assert self._unspread is not None
+        self.model = self._network = self._unspread
+        self.adopt(tensors)
 
     def twin(self, like: torch.Tensor) -> "Learner":
         """A learner of the same choices with a copy of the network, on the device and of the dtype of ``like``, which has begun.
@@ -205,7 +238,8 @@ class Learner:
         if self.clip_value is not None:
             torch.nn.utils.clip_grad_value_(self._clipped, self.clip_value, foreach=True)
         if self.clip_norm is not None:
-            return (torch.nn.utils.clip_grad_norm_(self._clipped, self.clip_norm, foreach=True),)
+            norm = torch.nn.utils.clip_grad_norm_(self._clipped, self.clip_norm, foreach=True)
+            return (self._whole(norm).to(norm.device),)
         return ()
 
     # ---------------------------------------------------------------- evaluation
@@ -237,14 +271,33 @@ class Learner:
         """All that the training has made, its books and the generators of random numbers too: tensors, and values for JSON."""
         if self.settle:
             self.settle()
-        optimizer = optimizer_state(self.optimizer)
+        optimizer = optimizer_state(self.optimizer, self._whole)
         wrapper, averaging = self.wrapper.state(), self.averaging.state()
-        parts = {"model": self.model.state_dict(), "optimizer": optimizer[0]}
+        parts = {"model": self.network_state(), "optimizer": optimizer[0]}
         parts |= {"wrapper": wrapper[0], "averaging": averaging[0], "random": self.random.state()}
         tensors = {f"{part}.{name}": tensor for part, own in parts.items() for name, tensor in own.items()}
         numbers = {"optimizer": optimizer[1], "wrapper": wrapper[1], "averaging": averaging[1]}
         plateau = self.plateau.state() if self.plateau else None
         return tensors, {**numbers, "plateau": plateau, "ledger": self.ledger.state()}
+
+    def network_state(self, network: torch.nn.Module | None = None) -> Tensors:
+        """The state of the network in training, or of another; whole, so that all ranks of a sharded one must ask for it at once."""
+        return {name: self._whole(tensor) for name, tensor in (network or self.model).state_dict().items()}
+
+    def _whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not self.sharded:
+            return tensor
+        from gradlab.devices.sharded import whole
+
+        return whole(tensor)
+
+    def _load_network(self, tensors: Tensors) -> None:
+        if not self.sharded:
+            self.model.load_state_dict(tensors)
+            return
+        from gradlab.devices.sharded import load_whole
+
+        load_whole(self.model, tensors)
 
     def load_training_state(self, tensors: Tensors, state: dict[str, Any]) -> None:
         """Go on from what ``training_state`` gave, once the optimizer is built.
@@ -254,7 +307,7 @@ class Learner:
         """
         parts = _parts(tensors)
         with _fitting():
-            self.model.load_state_dict(parts["model"])
+            self._load_network(parts["model"])
             load_optimizer_state(self.optimizer, parts["optimizer"], state["optimizer"])
             self.wrapper.load(parts["wrapper"], state["wrapper"])
             self.averaging.load(parts["averaging"], state["averaging"])
@@ -278,7 +331,7 @@ class Learner:
         """
         parts = _parts(tensors)
         with _fitting():
-            self.model.load_state_dict(parts["model"])
+            self._load_network(parts["model"])
             if "optimizer" not in anew:
                 numbers = frozenset(field.name for field in dataclasses.fields(self.optimizer_config))  # type: ignore[arg-type]
                 load_optimizer_state(

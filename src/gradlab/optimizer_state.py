@@ -1,5 +1,6 @@
 """An optimizer's state as tensors for safetensors and plain values for JSON, and back, with the same bits."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,22 +10,26 @@ from gradlab.errors import CheckpointError
 Tensors = dict[str, torch.Tensor]
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
-    """The state in two parts. Parameters are counted through the groups, from 0.
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, whole: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor
+) -> tuple[Tensors, dict[str, Any]]:
+    """The state in two parts. Parameters are counted through the groups, from 0. ``whole`` is made of each tensor.
 
     Memory layouts are kept as ``strides``: an update of numbers that lie otherwise than their parameter's may round otherwise.
     Tensors are called ``<parameter>.<name>``, those in a group ``group.<group>.<name>``; the rest is ``numbers`` by the
     same names, and ``param_groups``. What JSON cannot hold in a group (such as a dtype) follows from the configuration and
     is left out.
     """
-    whole = optimizer.state_dict()
+    everything = optimizer.state_dict()
     tensors: Tensors = {}
     numbers: dict[str, Any] = {}
-    for index, values in whole["state"].items():
+    for index, values in everything["state"].items():
         for name, value in values.items():
             _take(value, f"{index}.{name}", tensors, numbers)
-    groups = [{key: value for key, value in group.items() if _plain(value)} for group in whole["param_groups"]]
-    for position, group in enumerate(whole["param_groups"]):
+    # Ranks make them whole together, in one order; what was loaded from a file is in any.
+    tensors = {path: whole(tensors[path]) for path in sorted(tensors)}
+    groups = [{key: value for key, value in group.items() if _plain(value)} for group in everything["param_groups"]]
+    for position, group in enumerate(everything["param_groups"]):
         own = {key: value for key, value in group.items() if isinstance(value, torch.Tensor)}
         tensors |= {f"group.{position}.{key}": value for key, value in own.items()}
     strides = {path: list(tensor.stride()) for path, tensor in tensors.items() if not tensor.is_contiguous()}
@@ -63,6 +68,7 @@ def load_optimizer_state(
         else:
             own[name] = value
     _check_shapes(optimizer, tensors)
+    _lay_as_weights(optimizer, values)
     # torch moves the state to the parameters' device, and floats to their dtype; the latter would change bits.
     optimizer.load_state_dict({"state": values, "param_groups": groups})
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -73,6 +79,26 @@ def load_optimizer_state(
             holder, key = holder[name], int(position[0])  # type: ignore[assignment]
         if holder[key].dtype != tensor.dtype:
             holder[key] = tensor.to(holder[key].device)
+
+
+def _lay_as_weights(optimizer: torch.optim.Optimizer, values: dict[int, dict[str, Any]]) -> None:
+    """Have state lie where its weights do: spread over ranks as they are (``devices/sharded.py``), or in their order of numbers.
+
+    What was gathered from ranks is contiguous, and torch's fused kernels go through weight and state number by number.
+    """
+    parameters = [(each, group) for group in optimizer.param_groups for each in group["params"]]
+    for index in sorted(values):
+        parameter, group = parameters[index]
+        spreads = hasattr(parameter, "device_mesh")
+        for name, value in sorted(values[index].items()):
+            if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
+                continue
+            if spreads:
+                from gradlab.devices.sharded import spread
+
+                values[index][name] = spread(value, parameter)
+            elif group.get("fused") and value.stride() != parameter.stride():
+                values[index][name] = torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _check_shapes(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:

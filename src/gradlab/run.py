@@ -123,7 +123,7 @@ def run_together(
             if helpers is not None:
                 from gradlab.devices.ranks import Ranks
 
-                ranks = learners[0].ranks = Ranks(0, helpers.size, helpers.port)
+                ranks = learners[0].ranks = Ranks(0, helpers.size, helpers.port, first.trainer.sharding == "fsdp")
                 cleanup.callback(ranks.leave)
             callbacks: list[pl.Callback] = [terminal.ProgressReport(screen)]
             callbacks += [place.report] if place else []
@@ -214,6 +214,8 @@ def run_together(
                     ending.checkpointer.restore_best()
             if any(status == "finished" for _, status in left):
                 trainer.test(module, datamodule=data, verbose=False)
+            for ending, _ in left:
+                ending.checkpointer.make_whole()
 
             # The results, then what is only there to be looked at.
             for ending, status in left:

@@ -41,6 +41,8 @@ class Trainer:
     threads: CPU threads of torch, from 1 to the cores there are; or null for what the work of a step can use, at most the cores there are.
     devices: GPUs of this machine that train one run together, ≥ 1, each on its part of every mini-batch (DistributedDataParallel);
         on the CPU as many processes, which share its cores.
+    sharding: how they do so: ``ddp``, each with all of the network, or ``fsdp``, each with a part of every weight and of its
+        optimizer state, for what one GPU's memory does not hold: more is sent between them.
     speed: ``safe`` for eager steps, one operation after the other; ``max`` for steps that are one compiled function, where the
         network, the optimizer and the machine allow it; ``auto`` for whichever makes the run shorter, compiling included.
         The results differ by rounding.
@@ -64,6 +66,7 @@ class Trainer:
     checkpoint_every: str
     threads: int | None
     devices: int
+    sharding: str
     speed: str
     deterministic: bool
     clip_norm: float | None
@@ -74,6 +77,7 @@ class Trainer:
     def __post_init__(self) -> None:
         check_option(self, "precision", ["fp32", "bf16", "fp64"])
         check_number(self, "devices", at_least=1, at_most=64)
+        check_option(self, "sharding", ["ddp", "fsdp"])
         check_option(self, "speed", ["auto", "max", "safe"])
         for field in ("max_epochs", "max_steps", "threads"):
             if getattr(self, field) is not None:

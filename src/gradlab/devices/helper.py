@@ -64,7 +64,7 @@ def train(
 
     import torch
 
-    from gradlab.checkpoints import load_checkpoint
+    from gradlab.checkpoints import gathering, load_checkpoint
     from gradlab.classifier import Classifier
     from gradlab.config import build_config
     from gradlab.devices.ranks import Ranks
@@ -75,7 +75,7 @@ def train(
     composed = OmegaConf.create(config)
     assert isinstance(composed, DictConfig)
     built = build_config(composed)
-    ranks = Ranks(rank, size, port)
+    ranks = Ranks(rank, size, port, built.trainer.sharding == "fsdp")
     prepared = prepare([built], built.data.load(), [NoJournal()], first_step, threads)  # type: ignore[list-item]
     (learner,) = prepared.learners
     learner.ranks = ranks
@@ -93,12 +93,16 @@ def train(
                     learner.load_training_state(own, state)
             torch.manual_seed(derive(built.seed, "forward", rank, first_step))
 
-    trainer = lightning_trainer(built, [GoOn()], first_step, validate_first, ranks)
+    callbacks = [GoOn(), *([gathering(learner)] if ranks.sharded else [])]
+    trainer = lightning_trainer(built, callbacks, first_step, validate_first, ranks)
     module = Classifier(learner)
     trainer.fit(module, datamodule=prepared.data)
     status = ranks.status("finished", trainer.strategy.root_device)
     if status == "finished":
-        learner.adopt(learner.model.state_dict())
+        if ranks.sharded:
+            learner.adopt_later(None)
+        else:
+            learner.adopt(learner.model.state_dict())
         trainer.test(module, datamodule=prepared.data, verbose=False)
     prepared.data.close()
     torch.distributed.destroy_process_group()

@@ -34,22 +34,27 @@ class Ranks:
         rank: its number; that of the run's own process is 0.
         size: how many there are.
         port: at which rank 0 listens on this machine.
+        sharded: whether each keeps a part of the network (FSDP) rather than all of it (DDP).
 
     ``interruption`` is what rank 0 was told when all agreed last: ranks stop at the same step.
     """
 
-    def __init__(self, rank: int, size: int, port: int) -> None:
+    def __init__(self, rank: int, size: int, port: int, sharded: bool = False) -> None:
         self.rank = rank
         self.size = size
         self.port = port
+        self.sharded = sharded
         self.interrupted = False
 
     def strategy(self) -> DDPStrategy:
         """Lightning's, for processes that are there already."""
-        return _Together(cluster_environment=_Started(self.rank, self.size, self.port), timeout=PATIENCE)
+        kind = _Sharded if self.sharded else _Together
+        return kind(cluster_environment=_Started(self.rank, self.size, self.port), timeout=PATIENCE)
 
     def wrapped(self, model: nn.Module) -> nn.Module:
         """``model``, so that its gradients after ``backward`` are the mean over the ranks; their weights are rank 0's from here."""
+        if self.sharded:
+            return model  # it was spread as it came to its device
         normalise_together(model)
         device = next(model.parameters()).device
         ids = [device.index] if device.type == "cuda" else None
@@ -96,6 +101,12 @@ class Ranks:
             interruption.pruned[point or ""] = "rank 0 says so"
         return float(seconds)
 
+    def told(self, said: bool, device: torch.device) -> bool:
+        """What rank 0 says; of the others ``said`` does not matter."""
+        word = torch.tensor(int(said)).to(device)
+        distributed.broadcast(word, 0)
+        return bool(word)
+
     def leave(self) -> None:
         """The training is over, for this rank at least."""
         if distributed.is_initialized():
@@ -114,6 +125,21 @@ class _Together(DDPStrategy):
 
     def configure_ddp(self) -> None:
         """Nothing: ``Ranks.wrapped`` wraps the network itself."""
+
+
+class _Sharded(_Together):
+    """The same for a network of which each rank keeps a part."""
+
+    def model_to_device(self) -> None:
+        """Spread it, before any device has had all of it; an optimizer is built after this."""
+        from torch.distributed.fsdp import FSDPModule
+
+        module: Any = self.lightning_module
+        if not isinstance(module.learner.model, FSDPModule):
+            module.learner.spread(self.root_device)
+        super().model_to_device()
+        # Before a test Lightning sends rank 0's weights to all; here each has its own part of them.
+        module._ddp_params_and_buffers_to_ignore = [name for name, _ in module.named_parameters()]
 
 
 class _Started(ClusterEnvironment):

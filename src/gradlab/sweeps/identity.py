@@ -8,9 +8,10 @@ from typing import Any
 
 from gradlab.config import AXES, LISTED, Config
 
-NO_PART_OF_THE_RESULT = ("tracking", "trainer.checkpoint_every", "trainer.speed")
+NO_PART_OF_THE_RESULT = ("tracking", "trainer.checkpoint_every", "trainer.speed", "trainer.sharding")
 """Left out of a point's identity, as are the top-level keys ``name``, ``output_dir``, ``plots`` and ``resume``: where a run is
-recorded, what it is called, what is drawn of it, how often it is saved and how its steps are computed change nothing of what
+recorded, what it is called, what is drawn of it, how often it is saved, how its steps are computed and where its
+weights lie change nothing of what
 is trained. ``log_every``
 and ``validate_every`` stay in: they decide the journal's rows and which network is the best."""
 
