@@ -34,12 +34,12 @@ from gradlab import environment
 
 RESULTS = ROOT / "experiments" / "executors" / "results.json"
 PARTS = {
-    "overhead": (overhead, "executor"),
-    "workers": (workers, "workers"),
-    "points": (points, "points"),
-    "faults": (faults, "executor"),
+    "overhead": (overhead, ["executor"]),
+    "workers": (workers, ["workers", "points"]),
+    "points": (points, ["points"]),
+    "faults": (faults, ["executor"]),
 }
-"""What is measured, and which entry tells its rows apart."""
+"""What is measured, and which entries tell its rows apart."""
 
 
 def main() -> None:
@@ -55,15 +55,15 @@ def main() -> None:
     parser.add_argument("--tracked", action="store_true")
     options = parser.parse_args()
     options.points = options.points or {"overhead": 16, "faults": 200}.get(options.what)
-    measure, key = PARTS[options.what]
+    measure, keys = PARTS[options.what]
     rows = measure(options)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     name = options.what + ("_tracked" if options.tracked else "")
-    again = {row[key] for row in rows}
-    kept = [row for row in known.get(name, {}).get("rows", []) if row[key] not in again]
-    rows = [*kept, *rows]
-    known[name] = {"machine": environment.processor(), "rows": rows if key == "executor" else sorted(rows, key=lambda row: row[key])}  # fmt: skip
+    again = [[row[key] for key in keys] for row in rows]
+    kept = [row for row in known.get(name, {}).get("rows", []) if [row[key] for key in keys] not in again]
+    rows = sorted([*kept, *rows], key=lambda row: [row[key] for key in keys])
+    known[name] = {"machine": environment.processor(), "rows": rows}
     RESULTS.write_text(json.dumps(known, indent=1) + "\n")
     RESULTS.with_name("README.md").write_text(report(known))
     table = Table(*rows[-1].keys())

@@ -43,6 +43,7 @@ def _row(executor: str, points: int, folder: Path, place: Path) -> Row:
             arguments += ["hydra.launcher.workers=2"]
         began = time.perf_counter()
         process = begin(folder, TRAIN, arguments, **variables)
+        stack.callback(process.kill)
         made = []
         for number, (name, make) in enumerate(trouble, start=1):
             wanted = points * number // (len(trouble) + 2)
