@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from executors.clusters import slurm, slurm_is_here
-from executors.running import TRAIN, begin, environment_of
+from executors.running import ROOT, TRAIN, begin, environment_of
 from executors.trouble import preempt
 from gradlab.tracking.journal import metric_rows, records
 from processes import Finished, environment, train
@@ -201,7 +202,7 @@ def test_a_worker_that_is_killed_costs_its_point_a_retry_from_its_checkpoint(
     tmp_path: Path, cluster: dict[str, str], here: dict[str, str]
 ) -> None:
     with sweep(tmp_path, cluster, *TWO, "hydra.launcher.slurm.points_per_job=2") as process:
-        wait_until(lambda: bool(steps(tmp_path)) and min(steps(tmp_path)) > 12, process)
+        wait_until(lambda: bool(list((tmp_path / "outputs").glob("*/runs/*/checkpoints/last"))), process)
         (journal,) = (tmp_path / "outputs").glob("*/runs/*/journal.jsonl")
         first, _ = next(records(journal))
         os.kill(first["process"]["pid"], signal.SIGKILL)
@@ -209,6 +210,60 @@ def test_a_worker_that_is_killed_costs_its_point_a_retry_from_its_checkpoint(
     assert "its worker was killed by SIGKILL" in out
     found = assert_each_point_once(tmp_path, 2, 60)
     assert {name: point["parameters_sha256"] for name, point in found.items()} == here
+
+
+def submitted(folder: Path, cluster: dict[str, str], script: str, *arguments: str) -> str:
+    """The id of a job of ``scripts/slurm/``, submitted in a folder with what such a one has; GPUs are left out of it."""
+    for name, target in ((".venv", Path(sys.prefix)), ("train.py", ROOT / "train.py")):
+        (folder / name).symlink_to(target)
+    command = ["sbatch", "--parsable", "--gres=none", "--mem=0", "--cpus-per-task=1", f"--output={folder}/job.log"]
+    done = subprocess.run(
+        [*command, str(ROOT / "scripts/slurm" / script), *SLOW[1:], "hydra.launcher.population=off", *arguments],
+        cwd=folder, env=environment_of(**cluster), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def job_state(cluster: dict[str, str], job: str) -> str:
+    told = subprocess.run(
+        ["scontrol", "show", "job", job], env=environment_of(**cluster), capture_output=True, text=True, check=True
+    )
+    return told.stdout.partition("JobState=")[2].split()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_example_of_a_run_is_preempted_requeued_and_goes_on(tmp_path: Path, cluster: dict[str, str]) -> None:
+    job = submitted(tmp_path, cluster, "run.sbatch", "trainer.max_steps=150")
+
+    def trained() -> bool:
+        rows = [path.read_text().count("train/loss") for path in tmp_path.glob("outputs/*/*/journal.jsonl")]
+        return bool(rows) and rows[0] > 12
+
+    wait_for(trained)
+    preempt(cluster, nodes=2)
+    wait_for(lambda: job_state(cluster, job) == "COMPLETED", 600)
+    (journal,) = tmp_path.glob("outputs/*/*/journal.jsonl")
+    kinds = [record["kind"] for record, _ in records(journal)]
+    assert (kinds.count("run"), kinds.count("resumed"), kinds.count("end")) == (1, 1, 1)
+    rows = Counter(step for step, values in metric_rows(journal) if "train/loss" in values)
+    assert rows == Counter(range(1, 151))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_example_of_a_sweep_submits_its_points(tmp_path: Path, cluster: dict[str, str]) -> None:
+    launcher = ["hydra.launcher.slurm.gpus=0", "hydra.launcher.slurm.cpus=1", "hydra.launcher.slurm.time=30"]
+    job = submitted(tmp_path, cluster, "sweep.sbatch", *launcher, "seed=0,1", "trainer.max_steps=60")
+    wait_for(lambda: job_state(cluster, job) == "COMPLETED", 400)
+    assert_each_point_once(tmp_path, 2, 60)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
 
 
 @pytest.mark.slow
