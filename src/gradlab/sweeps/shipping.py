@@ -164,6 +164,7 @@ class Shipping:
         self.beat = beat
         self._client = functools.cache(lambda: open_client(uri))
         self._parent = Replay(folder, uri, self._client)
+        self._parents: dict[str, str] = {}
         self._runs: dict[Path, Replay] = {}
         self._ended: dict[Path, int] = {}
         """Journals whose end is in the store, and how long they were: one that is gone on with is another length."""
@@ -181,7 +182,7 @@ class Shipping:
         runs = [run for run in self.folder.run_folders() if self._ended.get(run.path) != run.journal.stat().st_size]
         self.searching = time.monotonic() - began
         for run in runs:
-            replay = self._runs.setdefault(run.path, Replay(run, self.uri, self._client))
+            replay = self._runs.setdefault(run.path, Replay(run, self.uri, self._client, self._parents))
             if self._ship(replay):
                 in_a_row = 0
                 if replay.ended:

@@ -46,11 +46,19 @@ class Replay:
         folder: of the run.
         uri: of the store.
         opened: returns a client of it, for replays that share one; None for one of its own.
+        parents: the MLflow runs of sweeps by their ids in journals, as far as replays that share this have asked for them.
     """
 
-    def __init__(self, folder: RunFolder, uri: str, opened: "Callable[[], MlflowClient] | None" = None) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        uri: str,
+        opened: "Callable[[], MlflowClient] | None" = None,
+        parents: dict[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.uri = uri
+        self._parents = {} if parents is None else parents
         self._opened = opened or (lambda: open_client(uri))
         self.state = self._from_the_start()
         # None yet, or damaged: the run is found again by its tag.
@@ -199,8 +207,14 @@ class Replay:
 
     def _parent(self, experiment: str, identity: str | None) -> dict[str, str]:
         """The tag that nests a sweep's run below the sweep, where that is in the store."""
-        found = identity and self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{identity}'", max_results=1)
-        return {"mlflow.parentRunId": found[0].info.run_id} if found else {}
+        if identity is None:
+            return {}
+        if identity not in self._parents:
+            found = self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{identity}'", max_results=1)
+            if not found:
+                return {}
+            self._parents[identity] = found[0].info.run_id
+        return {"mlflow.parentRunId": self._parents[identity]}
 
     def _ship_resumed(self, record: Record) -> None:
         self.client.update_run(self.run_id, status="RUNNING")

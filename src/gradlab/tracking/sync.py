@@ -28,12 +28,13 @@ def sync_runs(paths: list[Path], uri: str | None) -> int:
             raise ConfigError(f"{folder.path} is not a run's folder: it has no {folder.journal.name}.")
     failed = False
     clients = functools.cache(open_client)
+    parents: dict[str, dict[str, str]] = {}
     for folder in folders:
         store = tracking_uri(uri or recorded_uri(folder))
         # A journal that is being written has a shipper of its own; both at once would make two MLflow runs.
         with alone_with(folder) as alone:
             if alone:
-                failed |= not _sync(folder, store, functools.partial(clients, store))
+                failed |= not _sync(folder, store, functools.partial(clients, store), parents.setdefault(store, {}))
             else:
                 print(f"{folder.path.name}: still running, and shipped as it runs")
     return int(failed)
@@ -48,8 +49,8 @@ def _meant(path: Path) -> list[RunFolder]:
     return [above, RunFolder(path)] if above.record.is_file() else [RunFolder(path)]
 
 
-def _sync(folder: RunFolder, uri: str, opened: "Callable[[], MlflowClient]") -> bool:
-    replay = Replay(folder, uri, opened)
+def _sync(folder: RunFolder, uri: str, opened: "Callable[[], MlflowClient]", parents: dict[str, str]) -> bool:
+    replay = Replay(folder, uri, opened, parents)
     pending = replay.pending()
     try:
         replay.ship()

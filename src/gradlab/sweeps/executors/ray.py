@@ -3,6 +3,7 @@
 import contextlib
 import io
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -21,8 +22,17 @@ from gradlab.sweeps.workers import Message, Worker
 
 WAITING = 0.1
 """Seconds that a node waits for events before it answers that there are none."""
+KNOCKING = 10.0
+"""Seconds in which the head of a cluster must answer; Ray itself tries for many minutes."""
 COUNTING = 5.0
 """Seconds between two looks at how large the cluster is."""
+
+
+def _knock(address: str) -> None:
+    """Raise ``OSError`` where nobody answers at ``host:port``; of other kinds of address Ray knows more."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCKING).close()
 
 
 class RayWorker(Worker):
@@ -90,6 +100,8 @@ class RayNodes:
         self._code = tempfile.TemporaryDirectory(prefix="gradlab-code-")
         stage(Path(self._code.name), imports)
         try:
+            if settings.address:
+                _knock(settings.address)
             ray.init(
                 address=settings.address,
                 runtime_env={"working_dir": self._code.name},
