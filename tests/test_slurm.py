@@ -216,7 +216,15 @@ def submitted(folder: Path, cluster: dict[str, str], script: str, *arguments: st
     """The id of a job of ``scripts/slurm/``, submitted in a folder with what such a one has; GPUs are left out of it."""
     for name, target in ((".venv", Path(sys.prefix)), ("train.py", ROOT / "train.py")):
         (folder / name).symlink_to(target)
-    command = ["sbatch", "--parsable", "--gres=none", "--mem=0", "--cpus-per-task=1", f"--output={folder}/job.log"]
+    command = [
+        "sbatch",
+        "--parsable",
+        "--gres=none",
+        "--mem=0",
+        "--cpus-per-task=1",
+        "--time=30",
+        f"--output={folder}/job.log",
+    ]
     done = subprocess.run(
         [*command, str(ROOT / "scripts/slurm" / script), *SLOW[1:], "hydra.launcher.population=off", *arguments],
         cwd=folder, env=environment_of(**cluster), capture_output=True, text=True, check=True,
@@ -228,7 +236,9 @@ def job_state(cluster: dict[str, str], job: str) -> str:
     told = subprocess.run(
         ["scontrol", "show", "job", job], env=environment_of(**cluster), capture_output=True, text=True, check=True
     )
-    return told.stdout.partition("JobState=")[2].split()[0]
+    state = told.stdout.partition("JobState=")[2].split()[0]
+    assert state not in ("FAILED", "TIMEOUT", "NODE_FAIL"), told.stdout
+    return state
 
 
 @pytest.mark.slow
@@ -242,12 +252,21 @@ def test_the_example_of_a_run_is_preempted_requeued_and_goes_on(tmp_path: Path, 
 
     wait_for(trained)
     preempt(cluster, nodes=2)
-    wait_for(lambda: job_state(cluster, job) == "COMPLETED", 600)
+    wait_for(lambda: job_state(cluster, job) == "COMPLETED", 400)
     (journal,) = tmp_path.glob("outputs/*/*/journal.jsonl")
     kinds = [record["kind"] for record, _ in records(journal)]
     assert (kinds.count("run"), kinds.count("resumed"), kinds.count("end")) == (1, 1, 1)
     rows = Counter(step for step, values in metric_rows(journal) if "train/loss" in values)
     assert rows == Counter(range(1, 151))
+
+
+@pytest.mark.slow
+def test_the_example_of_a_run_that_is_cancelled_stays_so(tmp_path: Path, cluster: dict[str, str]) -> None:
+    job = submitted(tmp_path, cluster, "run.sbatch", "trainer.max_steps=1500")
+    wait_for(lambda: any("train/loss" in path.read_text() for path in tmp_path.glob("outputs/*/*/journal.jsonl")))
+    subprocess.run(["scancel", job], env=environment_of(**cluster), check=True)
+    wait_for(lambda: job_state(cluster, job) == "CANCELLED")
+    assert list(tmp_path.glob("outputs/*/*/checkpoints/last"))
 
 
 @pytest.mark.slow
