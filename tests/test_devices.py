@@ -86,7 +86,14 @@ def test_two_devices_train_what_one_does_also_when_stopped_and_resumed_on_one(tm
     [
         ["model=mlp", "optimizer=sgd", "wrapper=sam", "trainer.accumulate=2"],
         ["model=resnet", "optimizer=momentum", "augment=[cutmix]", "schedule=plateau"],
-        ["model=cnn", "optimizer=muon", "averaging=swa", "trainer.clip_value=0.01", "trainer.accumulate=3"],
+        [
+            "model=cnn",
+            "optimizer=muon",
+            "averaging=swa",
+            "averaging.every=2 steps",
+            "trainer.clip_value=0.01",
+            "trainer.accumulate=3",
+        ],
         ["model=mlp", "optimizer=schedule_free_adamw", "schedule=constant", "param_groups=no_decay", "init=lsuv"],
     ],
 )

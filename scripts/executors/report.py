@@ -21,7 +21,7 @@ def report(known: dict[str, Row]) -> str:
         "",
         "Made by `scripts/bench_executors.py`, whose first lines say what each table means; `results.json` has the figures in full.",
         "Clusters are of one machine: their nodes share its cores, so these figures are about overhead and about what is lost, not",
-        "about speed; none had a GPU. Other work ran on the machine beside the faults; the rest was measured with the machine to itself.",
+        "about speed; none had a GPU. Other work ran on the machine beside the faults and the points with MLflow; the rest had it to itself.",
     ]
     for name, title in TITLES.items():
         if name not in known:
