@@ -160,7 +160,7 @@ PARTS = [
 @pytest.mark.parametrize(
     ("first", "then"),
     [
-        ("2 fsdp", "1 ddp"),
+        pytest.param("2 fsdp", "1 ddp", marks=pytest.mark.slow),
         pytest.param("1 ddp", "2 fsdp", marks=pytest.mark.slow),
         pytest.param("4 fsdp", "2 fsdp", marks=pytest.mark.slow),
         pytest.param("2 ddp", "4 fsdp", marks=pytest.mark.slow),
