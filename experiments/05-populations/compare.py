@@ -5,7 +5,8 @@
 Three members with learning rates and seeds of their own, 200 steps, with all that surrounds a step: augmentation, dropout where
 the network has it, a cosine schedule with a warm-up, a bound of the gradients' norm, an average of the weights, and a short last
 batch in every epoch. A row has the largest differences over the members: of a tensor relative to its largest number, of a loss
-relative to itself. Rows are added to ``equality.csv`` as they come; pairs that it has are left out.
+relative to itself. The bias of attention's keys is left out: softmax takes no notice of it, so its gradient is nothing but
+rounding, which optimizers that divide by it make into steps. Rows are added to ``equality.csv`` as they come; pairs that it has are left out.
 """
 
 import argparse
@@ -41,7 +42,9 @@ SHARED = [
     "trainer=cpu", "trainer.threads=1", "trainer.max_epochs=null", "trainer.max_steps=200", "trainer.log_every=1 steps",
     "trainer.clip_norm=1", "augment=[translate]", "tracking=none", "plots=false",
 ]  # fmt: skip
-MEMBERS = [["optimizer.lr=0.001", "seed=0"], ["optimizer.lr=0.0017", "seed=1"], ["optimizer.lr=0.0029", "seed=0"]]
+RATES = {"lenet": (0.0001, 0.00017, 0.00029)}
+"""Lower ones for batches of 16, with which RMSprop, NAdam and AdamW are not stable at the others."""
+SEEDS = (0, 1, 0)
 
 
 def train(overrides: Sequence[Sequence[str]], together: bool) -> list[Outcome]:
@@ -54,9 +57,14 @@ def train(overrides: Sequence[Sequence[str]], together: bool) -> list[Outcome]:
 
 
 def weights(outcome: Outcome) -> dict[str, torch.Tensor]:
-    """Of the network in training and its average, statistics of BatchNorm too."""
+    """Of the network in training and its average, statistics of BatchNorm too; what its loss depends on."""
     tensors, _ = load_checkpoint(outcome.folder / "checkpoints" / "last")
-    return {name: tensor.double() for name, tensor in tensors.items() if name.startswith(("model.", "averaging."))}
+    found = {name: tensor.double() for name, tensor in tensors.items() if name.startswith(("model.", "averaging."))}
+    for name, tensor in found.items():
+        if name.endswith("query_key_value.bias"):
+            queries, _, values = tensor.chunk(3)
+            found[name] = torch.cat([queries, values])
+    return found
 
 
 def losses(outcome: Outcome) -> list[float]:
@@ -73,7 +81,8 @@ def compare(optimizer: str, model: str, precision: str, data: Path, folder: Path
     )
     shared = [*SHARED, *MODELS[model], f"optimizer={optimizer}", f"trainer.precision={precision}", *around]
     shared += [f"output_dir={folder}"] + ([f"data.root={data}"] if "data=mnist" in shared else [])
-    members = [[*shared, *own] for own in MEMBERS]
+    rates = RATES.get(model, (0.001, 0.0017, 0.0029))
+    members = [[*shared, f"optimizer.lr={rate}", f"seed={seed}"] for rate, seed in zip(rates, SEEDS, strict=True)]
     began = time.perf_counter()
     pairs = list(zip(train(members, True), train(members, False), strict=True))
     tensors = curves = 0.0
