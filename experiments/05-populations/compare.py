@@ -6,7 +6,8 @@ Three members with learning rates and seeds of their own, 200 steps, with all th
 the network has it, a cosine schedule with a warm-up, a bound of the gradients' norm, an average of the weights, and a short last
 batch in every epoch. A row has the largest differences over the members: of a tensor relative to its largest number, of a loss
 relative to itself. The bias of attention's keys is left out: softmax takes no notice of it, so its gradient is nothing but
-rounding, which optimizers that divide by it make into steps. Rows are added to ``equality.csv`` as they come; pairs that it has are left out.
+rounding, which optimizers that divide by it make into steps. Rows are added to ``equality.csv``, on a GPU to
+``equality_cuda.csv``, as they come; pairs that it has are left out.
 """
 
 import argparse
@@ -39,7 +40,7 @@ MODELS = {
     "resnet-9": ["model=resnet", "model.depth=9"],
 }
 SHARED = [
-    "trainer=cpu", "trainer.threads=1", "trainer.max_epochs=null", "trainer.max_steps=200", "trainer.log_every=1 steps",
+    "trainer.threads=1", "trainer.max_epochs=null", "trainer.max_steps=200", "trainer.log_every=1 steps",
     "trainer.clip_norm=1", "augment=[translate]", "tracking=none", "plots=false",
 ]  # fmt: skip
 RATES = {"lenet": (0.0001, 0.00017, 0.00029)}
@@ -72,14 +73,14 @@ def losses(outcome: Outcome) -> list[float]:
     return [row[name] for _, row in rows for name in ("train/loss", "val/loss") if name in row]
 
 
-def compare(optimizer: str, model: str, precision: str, data: Path, folder: Path) -> dict[str, Any]:
+def compare(device: str, optimizer: str, model: str, precision: str, data: Path, folder: Path) -> dict[str, Any]:
     free = optimizer.startswith("schedule_free")  # it has a schedule and an average of its own
     around = (
         ["schedule=constant"]
         if free
         else ["schedule=cosine", "schedule.warmup=5%", "averaging=ema", "averaging.decay=0.9"]
     )
-    shared = [*SHARED, *MODELS[model], f"optimizer={optimizer}", f"trainer.precision={precision}", *around]
+    shared = [f"trainer={device}", *SHARED, *MODELS[model], f"optimizer={optimizer}", f"trainer.precision={precision}", *around]
     shared += [f"output_dir={folder}"] + ([f"data.root={data}"] if "data=mnist" in shared else [])
     rates = RATES.get(model, (0.001, 0.0017, 0.0029))
     members = [[*shared, f"optimizer.lr={rate}", f"seed={seed}"] for rate, seed in zip(rates, SEEDS, strict=True)]
@@ -103,8 +104,8 @@ def compare(optimizer: str, model: str, precision: str, data: Path, folder: Path
     }  # fmt: skip
 
 
-def main(models: Sequence[str], precisions: Sequence[str], data: Path, seconds: float) -> None:
-    file, began = HERE / "equality.csv", time.monotonic()
+def main(device: str, models: Sequence[str], precisions: Sequence[str], data: Path, seconds: float, file: Path) -> None:
+    began = time.monotonic()
     rows = list(csv.DictReader(file.open())) if file.exists() else []
     known = {(row["model"], row["precision"], row["optimizer"]) for row in rows}
     for model in models:
@@ -113,7 +114,7 @@ def main(models: Sequence[str], precisions: Sequence[str], data: Path, seconds: 
                 if (model, precision, optimizer) in known or time.monotonic() - began > seconds:
                     continue
                 with tempfile.TemporaryDirectory() as folder:
-                    row = compare(optimizer, model, precision, data, Path(folder))
+                    row = compare(device, optimizer, model, precision, data, Path(folder))
                 rows.append({name: str(value) for name, value in row.items()})
                 with file.open("w", newline="") as table:
                     writer = csv.DictWriter(table, list(row))
@@ -126,7 +127,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--precisions", nargs="+", default=["fp64", "fp32"], choices=["fp64", "fp32"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--into", type=Path, help="another file for the rows")
     parser.add_argument("--data", type=Path, default=Path("data"), help="where MNIST is")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no other pair after so many")
     given = parser.parse_args()
-    main(given.models, given.precisions, given.data, given.seconds)
+    into = given.into or HERE / ("equality.csv" if given.device == "cpu" else "equality_cuda.csv")
+    main(given.device, given.models, given.precisions, given.data, given.seconds, into)
