@@ -177,7 +177,7 @@ def population(parsed: argparse.Namespace, results: Results) -> None:
     import bench_population
 
     for workload in parsed.workloads or [None]:
-        bench_population.main(parsed.data, parsed.turns, workload)
+        bench_population.main(parsed.data, parsed.turns, workload, parsed.into, results.device)
 
 
 if __name__ == "__main__":

@@ -37,12 +37,13 @@ FEATURES: dict[str, Any] = {
 class Compiled(pl.Callback):
     """Compiles the steps of a training."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, compiles: bool = True) -> None:
         self.key = key
+        self.compiles = compiles
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         assert isinstance(module, Classifier)
-        module.compiled = functools.partial(CompiledStep, key=self.key, batch_size=BATCH)
+        module.compiled = functools.partial(CompiledStep, key=self.key, batch_size=BATCH, compiles=self.compiles)
 
 
 @pytest.fixture
@@ -64,6 +65,13 @@ def assert_alike(module: Classifier, other: Classifier, tolerance: float = 1e-12
     assert set(tensors) == set(others)
     for name, tensor in tensors.items():
         torch.testing.assert_close(tensor, others[name], rtol=0, atol=tolerance, msg=name)
+
+
+@pytest.mark.parametrize("model", [mlp, normed])
+def test_the_step_that_a_gpu_captures_is_the_eager_one_up_to_rounding(model: Callable[[], nn.Module]) -> None:
+    eager, _ = fit(model(), ADAMW, STEPS, **FEATURES)
+    by_formula, _ = fit(model(), ADAMW, STEPS, callbacks=[Compiled("", compiles=False)], **FEATURES)
+    assert_alike(by_formula, eager)
 
 
 def test_compiled_steps_are_eager_ones_up_to_rounding_and_each_goes_on_from_the_other() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gradlab.speed import COMPILED, EAGER, Memory, Paces, Speed, Work, choose, decide
+from gradlab.speed import CAPTURED, COMPILED, EAGER, Memory, Paces, Speed, Work, choose, decide
 
 SMALL = Work(layers=5, multiply_adds=800_000, convolutions=False)  # digits, MLP
 WIDE = Work(layers=5, multiply_adds=7_600_000, convolutions=False)  # MNIST, MLP
@@ -22,11 +22,16 @@ class Rehearsal:
     compiling: float = 7.0
     compiled_step: float = 0.23e-3
     obstacle: str | None = None
+    captured_step: float | str = 0.1e-3
     asked: list[str] = field(default_factory=list)
 
     def eager(self) -> float | str:
         self.asked.append("eager")
         return self.eager_step
+
+    def captured(self, timed: bool = True) -> float | str:
+        self.asked.append("captured")
+        return self.captured_step
 
     def compiled(self, timed: bool = True) -> tuple[float, float] | str:
         self.asked.append("compiled")
@@ -148,3 +153,37 @@ def test_a_damaged_memory_is_measured_anew(tmp_path: Path) -> None:
     memory.file.write_text('{"eager": ')
     assert memory.recall() == Paces()
     assert Memory("network", 2, "cpu", tmp_path).file != memory.file
+
+
+def on_a_gpu(folder: Path, rehearsal: Rehearsal, steps: int, kept: str | None = None) -> Speed:
+    rehearsal.asked.clear()
+    machine: Any = rehearsal
+    return choose("auto", kept, steps, LENET, lambda: machine, Memory("network", 1, "gpu", folder), captures=True)
+
+
+def test_on_a_gpu_a_run_of_some_length_is_captured_and_a_long_one_compiled(tmp_path: Path) -> None:
+    rehearsal = Rehearsal(compiled_step=0.05e-3)
+    assert on_a_gpu(tmp_path, rehearsal, 20).steps == EAGER
+    assert on_a_gpu(tmp_path, rehearsal, 800).steps == CAPTURED
+    assert rehearsal.asked == ["captured"]
+    assert on_a_gpu(tmp_path, rehearsal, 800) == Speed(
+        CAPTURED,
+        "captured steps: compiled about 0.07 ms against 0.1 ms, 800 steps save about 0 s for about 16 s of compiling (remembered)",
+    )
+    assert rehearsal.asked == []
+    assert on_a_gpu(tmp_path, rehearsal, 3_000_000).steps == COMPILED
+
+
+def test_on_a_gpu_what_cannot_be_captured_is_chosen_as_on_a_cpu(tmp_path: Path) -> None:
+    rehearsal = Rehearsal(captured_step="it waits for the GPU")
+    speed = on_a_gpu(tmp_path, rehearsal, 800)
+    assert speed.steps == EAGER
+    assert rehearsal.asked == ["captured", "eager"]
+    assert on_a_gpu(tmp_path, rehearsal, 3_000_000).steps == COMPILED
+
+
+def test_a_captured_run_is_gone_on_with_as_one_where_that_can_be(tmp_path: Path) -> None:
+    assert on_a_gpu(tmp_path, Rehearsal(), 800, kept=CAPTURED).steps == CAPTURED
+    assert on_a_gpu(tmp_path, Rehearsal(), 800, kept=EAGER).steps == EAGER
+    elsewhere = on_a_gpu(tmp_path, Rehearsal(captured_step="there is no GPU"), 800, kept=CAPTURED)
+    assert elsewhere == Speed(EAGER, "eager steps: there is no GPU")

@@ -1,59 +1,71 @@
-"""A compiled step's kernels launched all at once on a GPU: a CUDA graph, which spares the Python between them. Unmeasured yet."""
+"""A step's kernels launched all at once on a GPU: a CUDA graph, which spares the Python between them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from gradlab.data.device import Batch
-
 WARM_UP = 3
 """Calls before the capture, on a stream of their own: what libraries set up at their first call cannot be captured."""
+
+Given = Sequence[torch.Tensor | None]
 
 
 class Captured:
     """Calls ``function``, from its fourth call on by replaying a graph of it.
 
-    All tensors but the mini-batch's lie in the same memory at every call, and are changed in place; the batch is copied to
-    where the graph reads it. The first calls are steps like all others, so nothing has to be put back after them. Random
+    All tensors but those given lie in the same memory at every call, and are changed in place; those given are copied to
+    where the graph reads them. The first calls are steps like all others, so nothing has to be put back after them. Random
     numbers go on from call to call, because torch's default generator counts those that a graph draws.
 
     Args:
-        function: of a mini-batch, which returns tensors that do not share memory with what it is given.
+        function: of tensors on one GPU, always of the same shapes, and None always in the same places; returns tensors of one
+            shape. It must not wait for the GPU, nor bring anything to it.
     """
 
-    def __init__(self, function: Callable[[Batch], tuple[torch.Tensor, ...]]) -> None:
+    def __init__(self, function: Callable[[Given], Sequence[torch.Tensor]]) -> None:
         self._function = function
         self._calls = 0
         self._graph: Any = None
-        self._batch: Batch
-        self._told: tuple[torch.Tensor, ...] = ()
+        self._given: list[torch.Tensor | None] = []
+        self._told = torch.empty(0)
 
-    def __call__(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+    def __call__(self, given: Given) -> tuple[torch.Tensor, ...]:
+        """What ``function`` returns, as float64.
+
+        Raises:
+            RuntimeError: it cannot be captured. Nothing was computed then, and it may be called by itself.
+        """
         self._calls += 1
         if self._calls <= WARM_UP:
-            return self._aside(batch)
+            return self._aside(given).unbind(0)
         if self._graph is None:
-            self._batch = Batch(*map(_copied, batch))
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):  # notes the kernels, and runs none
-                self._told = self._function(self._batch)
+            self._capture(given)
         else:
-            for place, own in zip(self._batch, batch, strict=True):
+            for place, own in zip(self._given, given, strict=True):
                 if place is not None and own is not None:
                     place.copy_(own)
         self._graph.replay()
-        return tuple(each.clone() for each in self._told)  # the next replay overwrites them
+        return self._told.clone().unbind(0)  # the next replay overwrites it
 
-    def _aside(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+    def _whole(self, given: Given) -> torch.Tensor:
+        return torch.stack([each.double() for each in self._function(given)])
+
+    def _aside(self, given: Given) -> torch.Tensor:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            told = self._function(batch)
+            told = self._whole(given)
         torch.cuda.current_stream().wait_stream(stream)
         return told
 
-
-def _copied(tensor: Any) -> Any:
-    """A copy; of nothing, nothing."""
-    return None if tensor is None else tensor.clone()
+    def _capture(self, given: Given) -> None:
+        copies = [None if own is None else own.clone() for own in given]
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph):  # notes the kernels, and runs none
+                told = self._whole(copies)
+        except BaseException:
+            torch.cuda.set_stream(stream)  # torch leaves its own where a capture fails
+            raise
+        self._graph, self._given, self._told = graph, copies, told

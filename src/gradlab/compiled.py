@@ -8,6 +8,9 @@ The parameters stay the network's own, and the optimizer's state stays its own: 
 (``stacked.storage``, ``stacked.updates``), which the compiled function changes in place. So checkpoints, averages, looks
 into the layers and evaluation know nothing of it. A mini-batch of another size, as the last of an epoch may be, makes an
 eager step on the same tensors.
+
+On a GPU what takes the time of a small network's step is the launching of its kernels, and a CUDA graph launches them all at
+once (``captured``): of the compiled function, or of the eager operations, which takes no compiler and no seconds.
 """
 
 import types
@@ -57,12 +60,13 @@ class CompiledStep:
         key: equal for two learners exactly when their networks, losses and batches differ in numbers of tensors only;
             they share what is compiled.
         batch_size: images of a mini-batch that the compiled function takes.
+        compiles: or else the step is captured as it is, on a GPU.
 
     Raises:
         Uncompilable: the learner does something that has no compiled form; it is left as it was.
     """
 
-    def __init__(self, learner: Learner, key: Hashable, batch_size: int) -> None:
+    def __init__(self, learner: Learner, key: Hashable, batch_size: int, compiles: bool = True) -> None:
         check_compilable(learner)
         self.learner = learner
         self.batch_size = batch_size
@@ -83,27 +87,36 @@ class CompiledStep:
         self._rates: list[list[float]] = []
         self._foreseen: list[tuple[torch.Tensor, ...]] = []
         self._since = 0
+        self._function = self._compiled_function(key, storage) if compiles else None
+        self._captured = Captured(lambda given: self._call(Batch(*given))) if self._flat.is_cuda else None  # type: ignore[arg-type]
+
+    def _compiled_function(self, key: Hashable, storage: Storage) -> Step:
+        learner = self.learner
         rules = [
-            (type(part.rule).__name__, repr(sorted(vars(part.rule).items())), part.entries) for part in update.parts
+            (type(part.rule).__name__, repr(sorted(vars(part.rule).items())), part.entries)
+            for part in self.update.parts
         ]
-        whole = (key, repr(rules), batch_size, learner.accumulate, torch.get_num_threads(), self._flat.device)
+        whole = (key, repr(rules), self.batch_size, learner.accumulate, torch.get_num_threads(), self._flat.device)
         if whole not in _functions:
-            _functions[whole] = _compiled(_step_of(learner, storage, update))
+            _functions[whole] = _compiled(_step_of(learner, storage, self.update))
             while len(_functions) > KEPT:
                 _functions.popitem(last=False)
         _functions.move_to_end(whole)
-        self._function = _functions[whole]
-        self._launch = Captured(self._call) if self._flat.is_cuda else self._call
+        return _functions[whole]
 
     def __call__(self, step: int, batch: Batch) -> Measured:
         """Make optimizer step ``step`` on ``batch``, with the learning rates that the optimizer's groups have now."""
         if len(batch.labels) != self.batch_size:
             return self._eager(batch)
         self._prepare(step)
-        # As it was compiled for: an augmentation may hand its images on in another order of dimensions.
-        return self._launch(batch._replace(images=batch.images.contiguous(), labels=batch.labels.contiguous()))
+        if self._function is not None:
+            # As it was compiled for: an augmentation may hand its images on in another order of dimensions.
+            batch = batch._replace(images=batch.images.contiguous(), labels=batch.labels.contiguous())
+        return self._call(batch) if self._captured is None else self._captured(batch)
 
     def _call(self, batch: Batch) -> Measured:
+        if self._function is None:
+            return self._by_formula(batch)
         return self._function(
             self._flat,
             self.update.states,
@@ -135,13 +148,23 @@ class CompiledStep:
         self._foreseen = []
         self.update.reload()
 
+    def _by_formula(self, batch: Batch) -> Measured:
+        """The eager step that ``_prepare`` began."""
+        measured = self.learner.make_gradients(batch)
+        self.update.formula(self._flat, self._taken_gradients(), self.update.states, self.update.numbers)
+        return measured
+
     def _eager(self, batch: Batch) -> Measured:
         self._since += 1
         measured = self.learner.make_gradients(batch)
-        self.update.step([given(parameter.grad)[None] for parameter in self._trained])
+        self.update.step(self._taken_gradients())
+        return measured
+
+    def _taken_gradients(self) -> list[torch.Tensor]:
+        gradients = [given(parameter.grad)[None] for parameter in self._trained]
         for parameter in self._trained:
             parameter.grad = None
-        return measured
+        return gradients
 
 
 def check_compilable(learner: Learner) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import statistics
 import tempfile
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gradlab import environment
+from gradlab.captured import WARM_UP as CALLS
 from gradlab.classifier import Classifier
+from gradlab.compiled import CompiledStep, Uncompilable
 from gradlab.config import Config
 from gradlab.errors import is_out_of_memory
 from gradlab.population import Population
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from gradlab.lightning import pl
 
 WARM_UP, LEAST_STEPS = 2, 5
+CUDA_WARM_UP, CUDA_STEPS = CALLS + 3, 10
+"""On a GPU steps are timed ten by ten: to wait after each would cost as much as a small one takes."""
 NO_BETTER = 1.25
 """A size that takes so many times the best one's time for a member ends the search: more members would fill the caches more."""
 
@@ -107,6 +112,8 @@ def compiled_pace(config: Config, splits: "Splits", paces: Sequence[Pace], work:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.processor()
         own = stepping(config, prepared, trainer, name)
         known = own.memory.recall()
+        if device.type == "cuda":
+            known.captured = known.captured or paces[0].seconds
         known.eager = known.eager or paces[0].seconds
         _, compiled, compiling = estimates(known, own.work)
         if known.obstacle or work * (best - compiled) <= compiling:
@@ -135,21 +142,48 @@ def _pace(config: Config, splits: "Splits", size: int) -> Pace:
         module.to(device, dtype)
         prepared.data.place(device)
         module.configure_optimizers()
+        if size == 1 and device.type == "cuda":
+            with contextlib.suppress(Uncompilable):
+                learner = prepared.learners[0]
+                learner.compiled = CompiledStep(learner, "", config.batch_examples, compiles=False)
         batches = prepared.data.train_dataloader().made_from(0)
-        precision = torch.autocast(device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16")
-        took: list[float] = []
+        # Without autocast's memory of what it has cast, as Lightning has it: weights change from step to step.
+        precision = torch.autocast(
+            device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16", cache_enabled=False
+        )
         with precision:
-            for step, batch in zip(range(WARM_UP + 4 * LEAST_STEPS), batches, strict=False):
-                started = time.perf_counter()
-                module.advance(step, batch)
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                took.append(time.perf_counter() - started)
-                if len(took) >= WARM_UP + LEAST_STEPS and sum(took) > 0.1:
-                    break
+            took = _timed_on_a_gpu(module, batches) if device.type == "cuda" else _timed(module, batches)
         # The lower quartile: what else runs on the machine makes steps longer, never shorter.
-        quartile = statistics.quantiles(took[WARM_UP:], n=4)[0] if len(took) > WARM_UP + 1 else min(took)
+        quartile = statistics.quantiles(took, n=4)[0] if len(took) > 1 else min(took)
         return Pace(size, quartile / size, max(0, peak_memory(device) - before))
+
+
+def _timed(module: Any, batches: Iterator[Any]) -> list[float]:
+    """Seconds of steps, those of warming up left out where there are others."""
+    took: list[float] = []
+    for step, batch in zip(range(WARM_UP + 4 * LEAST_STEPS), batches, strict=False):
+        started = time.perf_counter()
+        module.advance(step, batch)
+        took.append(time.perf_counter() - started)
+        if len(took) >= WARM_UP + LEAST_STEPS and sum(took) > 0.1:
+            break
+    return took[WARM_UP:] if len(took) > WARM_UP + 1 else took
+
+
+def _timed_on_a_gpu(module: Any, batches: Iterator[Any]) -> list[float]:
+    """The same, several steps at a time."""
+    numbered = enumerate(batches)
+
+    def seconds(steps: int) -> list[float]:
+        started, made = time.perf_counter(), 0
+        for step, batch in itertools.islice(numbered, steps):
+            module.advance(step, batch)
+            made += 1
+        torch.cuda.synchronize()
+        return [(time.perf_counter() - started) / made] if made else []
+
+    warming_up = seconds(CUDA_WARM_UP)
+    return [took for _ in range(LEAST_STEPS) for took in seconds(CUDA_STEPS)] or warming_up
 
 
 @contextlib.contextmanager

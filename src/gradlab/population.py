@@ -4,12 +4,13 @@ A member is the run that it would be alone: the same start, batches, augmentatio
 the work around the arithmetic: one data path, one launch of an operation for all, one process.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from gradlab.captured import Captured, Given
 from gradlab.classifier import Classifier
 from gradlab.data.device import Batch
 from gradlab.interruption import Interruption
@@ -22,6 +23,7 @@ from gradlab.stacked.updates import update_for
 from gradlab.views import answers
 
 Tuple = tuple[Batch, ...]
+Masks = Iterator[Sequence[torch.Tensor]]
 
 
 class Population(Classifier):
@@ -67,6 +69,10 @@ class Population(Classifier):
         )
         optimizers = [learner.begin() for learner in self.learners]
         self.update = update_for(optimizers, self.stack.flat, self.stack.columns)
+        self._captures = self.stack.flat.is_cuda and self.update is not None
+        self._graph: Captured | None = None
+        self._shapes: tuple[torch.Size, ...] = ()
+        self._bounds = _bounds(self._members, self.stack.flat)
         for learner in self.learners:
             learner.settle = self._settle
             learner.random = _OwnGenerator(self, learner)
@@ -87,47 +93,107 @@ class Population(Classifier):
         members = self._members
         for member in members:
             member.set_rates(step)
-        measured, gradients = self._gradients(members, _tuple(batch))
-        norm = _clip(members, gradients)
-        if self.update is not None:
-            self.update.step(gradients)
-        else:
-            self._step_apart(members, gradients)
+        batches = _tuple(batch)
+        measured = self._by_graph(batches) if self._captures else None
+        if measured is None:
+            measured, gradients = self._gradients(members, batches)
+            if self.update is not None:
+                self.update.step(gradients)
+            else:
+                self._step_apart(members, gradients)
         if self._averages:
             for member in members:
                 member.after_step(step)
-        return measured + norm
+        return measured
 
-    def _gradients(self, members: Sequence[Learner], batches: Tuple) -> tuple[Measured, list[torch.Tensor]]:
-        """The members' losses and right answers, each [members], and the gradients of all parameters, [members, …]."""
+    def _by_graph(self, batches: Tuple) -> Measured | None:
+        """The step as one launch on a GPU; None where it was not made, because the batch is short."""
+        assert self.update is not None
+        shapes = tuple(batch.images.shape for batch in batches)
+        if self._graph is None or shapes[0] > self._shapes[0]:  # the first may have been an epoch's short last one
+            self._graph, self._shapes = Captured(self._whole_step), shapes
+        if shapes != self._shapes:
+            return None
+        masks = [mask for images, shared in self._passes(batches) for mask in self.stack.draw(images, shared)]
+        given = [*(tensor for batch in batches for tensor in batch), *masks]
+        self.update.prepare()
+        try:
+            return self._graph(given)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # a library's network can do anything at all
+            self._captures = False
+            return tuple(self._whole_step(given))
+
+    def _whole_step(self, given: Given) -> Measured:
+        """The step that the update has prepared, from the tensors of all batches and the dropout masks of all passes."""
+        assert self.update is not None
+        members, size = self._members, len(Batch._fields)
+        count = size * len(self._shapes)
+        batches = tuple(Batch(*given[start : start + size]) for start in range(0, count, size))  # type: ignore[arg-type]
+        masks = [mask for mask in given[count:] if mask is not None]
+        own = len(masks) // members[0].accumulate
+        passes = (masks[pass_ * own : (pass_ + 1) * own] for pass_ in range(members[0].accumulate))
+        measured, gradients = self._gradients(members, batches, passes)
+        with torch.no_grad():
+            self.update.formula(self.stack.flat, gradients, self.update.states, self.update.numbers)
+        return measured
+
+    def _passes(self, batches: Tuple) -> list[tuple[torch.Tensor, bool]]:
+        """The images of each forward pass of a step, and whether all members share them."""
+        accumulate = self._members[0].accumulate
+        pieces = [batches]
+        if accumulate > 1:
+            pieces = list(zip(*(parts_of(batch, accumulate) for batch in batches), strict=True))
+        return [self._images(own) for own in pieces]
+
+    def _images(self, batches: Tuple) -> tuple[torch.Tensor, bool]:
+        if len(batches) == 1:
+            return batches[0].images, True
+        return torch.cat([batch.images for _, batch in self._seen(self._members, batches)]), False
+
+    def _gradients(
+        self, members: Sequence[Learner], batches: Tuple, masks: Masks | None = None
+    ) -> tuple[Measured, list[torch.Tensor]]:
+        """The members' losses, right answers and norms, each [members], and the gradients of all parameters, [members, …].
+
+        ``masks``: of dropout, for each forward pass, where they are drawn already.
+        """
+        measured, gradients = self._unbounded(members, batches, masks)
+        return measured + clip(gradients, *self._bounds), gradients
+
+    def _unbounded(
+        self, members: Sequence[Learner], batches: Tuple, masks: Masks | None
+    ) -> tuple[Measured, list[torch.Tensor]]:
         first = members[0]
         leaves = list(self.stack.parameters.values())
         if first.accumulate == 1:
-            losses, correct = self._forward(members, batches)
+            losses, correct = self._forward(members, batches, masks)
             return (losses.detach(), correct), list(torch.autograd.grad(losses.sum(), leaves))
         wholes = [
             member.loss_config.weight(batch, member.class_weights) for member, batch in self._seen(members, batches)
         ]
         told, gradients = [], [torch.zeros_like(leaf) for leaf in leaves]
         for pieces in zip(*(parts_of(batch, first.accumulate) for batch in batches), strict=True):
-            shares = [
-                torch.as_tensor(member.loss_config.weight(part, member.class_weights) / whole)
+            shares: list[Any] = [
+                member.loss_config.weight(part, member.class_weights) / whole
                 for (member, part), whole in zip(self._seen(members, pieces), wholes, strict=True)
             ]
-            losses, correct = self._forward(members, pieces)
-            losses = losses * torch.stack(shares).to(losses)
+            losses, correct = self._forward(members, pieces, masks)
+            # Without weights of the classes a share is that of the images, and the same number for all.
+            losses = losses * (torch.stack(shares).to(losses) if isinstance(shares[0], torch.Tensor) else shares[0])
             torch._foreach_add_(gradients, torch.autograd.grad(losses.sum(), leaves))
             told.append((losses.detach(), correct))
         return tuple(torch.stack(numbers).sum(0) for numbers in zip(*told, strict=True)), gradients
 
-    def _forward(self, members: Sequence[Learner], batches: Tuple) -> Measured:
-        if len(batches) == 1:
-            logits = self.stack.forward(batches[0].images)
-            labels = batches[0].labels
-        else:
-            of_members = [batch for _, batch in self._seen(members, batches)]
-            logits = self.stack.forward(torch.cat([batch.images for batch in of_members]), shared=False)
-            labels = torch.stack([batch.labels for batch in of_members])
+    def _forward(self, members: Sequence[Learner], batches: Tuple, masks: Masks | None) -> Measured:
+        images, shared = self._images(batches)
+        logits = (
+            self.stack.forward(images, shared) if masks is None else self.stack.compute(images, next(masks), shared)
+        )
+        labels = batches[0].labels
+        if not shared:
+            labels = torch.stack([batch.labels for _, batch in self._seen(members, batches)])
         losses = losses_of(
             [member.loss_config for member in members],
             logits,
@@ -180,6 +246,8 @@ class Population(Classifier):
         self.stack.keep(staying)
         if self.update is not None:
             self.update.keep(staying, self.stack.flat)
+        self._graph = None  # it writes to where the weights were
+        self._bounds = _bounds(self._members, self.stack.flat)
 
     def on_train_batch_end(self, *args: Any) -> None:
         leaving, self._leaving = self._leaving, []
@@ -276,12 +344,7 @@ def _averages(learner: Learner) -> bool:
     return type(learner.averaging) is not Step
 
 
-def _clip(members: Sequence[Learner], gradients: Sequence[torch.Tensor]) -> Measured:
-    """Bring each member's gradients into its bounds; their norms before, where there is a bound of them."""
-
-    def bounds(own: Sequence[float | None]) -> torch.Tensor | None:
-        return None if own[0] is None else torch.tensor(own, dtype=torch.float64).to(gradients[0])
-
-    return clip(
-        gradients, bounds([member.clip_value for member in members]), bounds([member.clip_norm for member in members])
-    )
+def _bounds(members: Sequence[Learner], like: torch.Tensor) -> list[torch.Tensor | None]:
+    """The members' bounds of the gradients' values and of their norms, each [members]; None where there is none."""
+    chosen = [[member.clip_value for member in members], [member.clip_norm for member in members]]
+    return [None if own[0] is None else torch.tensor(own, dtype=torch.float64).to(like) for own in chosen]

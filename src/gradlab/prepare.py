@@ -229,12 +229,15 @@ def choose_speed(
         alone = f"eager steps: with trainer.devices={config.trainer.devices} none are compiled"
         return Speed(EAGER, "" if config.trainer.speed == "safe" else alone), None
     own = stepping(config, prepared, trainer, device)
-    speed = choose(config.trainer.speed, kept, config.horizon.total_steps, own.work, own.rehearse, own.memory)
-    if speed.steps != COMPILED:
+    captures = trainer.strategy.root_device.type == "cuda"
+    steps = config.horizon.total_steps
+    speed = choose(config.trainer.speed, kept, steps, own.work, own.rehearse, own.memory, captures)
+    if speed.steps == EAGER:
         return speed, None
     from gradlab.compiled import CompiledStep
 
-    return speed, functools.partial(CompiledStep, key=own.key, batch_size=config.batch_examples)
+    compiles = speed.steps == COMPILED
+    return speed, functools.partial(CompiledStep, key=own.key, batch_size=config.batch_examples, compiles=compiles)
 
 
 def _of_the_step(config: Config) -> list[object]:

@@ -159,7 +159,7 @@ class RunRecord:
 
     @property
     def kept_speed(self) -> str | None:
-        """Which steps the process took that wrote the checkpoint, ``eager`` or ``compiled``; else what the sweep has chosen, if it has."""
+        """Which steps the process took that wrote the checkpoint, ``eager``, ``captured`` or ``compiled``; else what the sweep has chosen, if it has."""
         if self.checkpoint is None or (self.resumed and self.resumed.fork):
             return self._steps
         return self.checkpoint.state.get("speed")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from gradlab.captured import WARM_UP as CALLS
 from gradlab.compiled import CompiledStep, Uncompilable, check_compilable, not_of_tensors_alone
 from gradlab.data.device import Batch
 from gradlab.learner import Learner, Measured
@@ -63,6 +64,22 @@ class Rehearsal:
                 return self._timed(self.learner.twin(self.like))
             except torch.OutOfMemoryError:
                 return "there is no memory for trying others out"
+
+    def captured(self, timed: bool = True) -> float | str:
+        """Seconds of an eager step captured in a CUDA graph (0 if not ``timed``); or why there is none."""
+        if not self.like.is_cuda:
+            return "there is no GPU"
+        with self._apart():
+            twin = self.learner.twin(self.like)
+            try:
+                twin.compiled = CompiledStep(twin, self.key, self.batch_size, compiles=False)
+                for step in range(CALLS + 1):
+                    _wait_for(twin.step(step, self._batches[0]))
+            except Uncompilable as error:
+                return str(error)
+            except Exception as error:  # a library's network can do anything at all
+                return f"a CUDA graph does not take this network ({type(error).__name__}: {_first_line(error)})"
+            return self._timed(twin) if timed else 0.0
 
     def compiled(self, timed: bool = True) -> tuple[float, float] | str:
         """Seconds of the compilation, and of a step of what it has made (0 if not ``timed``); or why there is none."""

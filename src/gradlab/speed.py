@@ -1,4 +1,5 @@
-"""Which steps a run takes: eager ones, or those of one compiled function. Compiling takes seconds, so it must pay for the run.
+"""Which steps a run takes: eager ones, on a GPU captured ones, or those of one compiled function. Compiling takes seconds, so it
+must pay for the run; capturing takes a few steps.
 
 ``trainer.speed=safe`` takes eager steps, ``max`` compiled ones wherever there are any, and ``auto`` decides by the length of
 the run. It asks in three stages, each dearer than the one before, and ends as soon as the answer is known: the work of a
@@ -21,7 +22,7 @@ from gradlab.tracking.folder import write_atomically
 if TYPE_CHECKING:
     from gradlab.rehearsal import Rehearsal
 
-EAGER, COMPILED = "eager", "compiled"
+EAGER, CAPTURED, COMPILED = "eager", "captured", "compiled"
 
 CALL, RATE = 150e-6, 2e9
 """Seconds that a layer costs an eager step beside its arithmetic, and multiply-adds of a step in a second, both ways, on one
@@ -37,6 +38,10 @@ CONVOLUTIONS_RATIO = 0.8
 COMPILED_CALL, PRODUCTS_RATE = 100e-6, 40e9
 """What a compiled step takes at least, until one has been timed: so many seconds, and those of its multiply-adds, of which a thread
 makes so many in a second."""
+CAPTURED_RATIO = 0.7
+"""The share of a captured step that a compiled one takes, until one has been timed."""
+WORTH_CAPTURING = 50
+"""Steps of a run on a GPU from which on they are captured."""
 WORTH_TRYING = 20
 """A run as long as so many compilations tries one in any case: it costs that run a twentieth."""
 
@@ -71,7 +76,7 @@ class Work:
 class Paces:
     """What was measured on this machine of one network and batch, in seconds; None where it was not.
 
-    eager, compiled: of a step.
+    eager, captured, compiled: of a step.
     compiling: of the compilation.
     chosen: for runs of so many steps, by their number as text.
     obstacle: why nothing can be compiled.
@@ -82,18 +87,32 @@ class Paces:
     compiling: float | None = None
     chosen: dict[str, str] = field(default_factory=dict)
     obstacle: str | None = None
+    captured: float | None = None
+
+    @property
+    def plain(self) -> float:
+        """Of a step that is not compiled."""
+        seconds = self.eager if self.captured is None else self.captured
+        assert seconds is not None
+        return seconds
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What a run does: ``steps`` is ``eager`` or ``compiled``, ``line`` says why, for a person."""
+    """What a run does: ``steps`` is ``eager``, ``captured`` or ``compiled``, ``line`` says why, for a person."""
 
     steps: str
     line: str = ""
 
 
 def choose(
-    asked: str, kept: str | None, steps: int, work: Work, rehearse: "Callable[[], Rehearsal]", memory: "Memory"
+    asked: str,
+    kept: str | None,
+    steps: int,
+    work: Work,
+    rehearse: "Callable[[], Rehearsal]",
+    memory: "Memory",
+    captures: bool = False,
 ) -> Speed:
     """Which steps a run takes. Compiled ones have been compiled when this returns.
 
@@ -104,36 +123,48 @@ def choose(
         work: of a step.
         rehearse: gives what tries the steps out.
         memory: of this machine, for this network and batch.
+        captures: whether steps can be captured: the device is a GPU.
     """
     if asked == "safe" or (asked == "auto" and kept == EAGER):
         return Speed(EAGER)
     if asked == "max" or kept == COMPILED:
         tried = rehearse().compiled(timed=False)
         return Speed(EAGER, f"eager steps: {tried}") if isinstance(tried, str) else Speed(COMPILED, "compiled steps")
-    if steps * work.seconds_at_most * (1 - LEAST_RATIO) < LEAST_COMPILING:
+    if kept == CAPTURED:
+        obstacle = rehearse().captured(timed=False)
+        return (
+            Speed(EAGER, f"eager steps: {obstacle}") if isinstance(obstacle, str) else Speed(CAPTURED, "captured steps")
+        )
+    captures = captures and steps >= WORTH_CAPTURING
+    if steps * work.seconds_at_most * (1 - LEAST_RATIO) < LEAST_COMPILING and not captures:
         return Speed(EAGER, f"eager steps: all {steps:,} are over before a compilation would be")
     paces = memory.recall()
-    if paces.obstacle:
+    if paces.obstacle and not captures:
         return Speed(EAGER, f"eager steps: {paces.obstacle} (remembered; trainer.speed=max tries again)")
     chosen = paces.chosen.get(str(steps))
     rehearsal = rehearse()
-    if paces.eager is None:
+    if captures and paces.captured is None:
+        timed = rehearsal.captured()
+        captures = not isinstance(timed, str)
+        paces.captured = timed if isinstance(timed, float) else None
+    if not captures and paces.eager is None:
         timed = rehearsal.eager()
         if isinstance(timed, str):
             return Speed(EAGER, f"eager steps: {timed}")
         paces.eager = timed
+    plain = EAGER if paces.captured is None else CAPTURED
     if chosen is None:
-        chosen = decide(steps, paces, work)
+        chosen = plain if paces.obstacle else decide(steps, paces, work)
     if chosen == COMPILED:
         tried = rehearsal.compiled()
         if isinstance(tried, str):
             paces.obstacle = tried
             memory.keep(paces)
-            return Speed(EAGER, f"eager steps: {tried}")
+            return Speed(plain, f"{plain} steps: {tried}")
         if paces.compiled is None:
             paces.compiling, paces.compiled = tried
             # It has been compiled: what that took is spent, and all that counts from here on is the pace.
-            chosen = COMPILED if paces.compiled < paces.eager else EAGER
+            chosen = COMPILED if paces.compiled < paces.plain else plain
     remembered = str(steps) in paces.chosen
     paces.chosen[str(steps)] = chosen
     memory.keep(paces)
@@ -142,28 +173,30 @@ def choose(
 
 def decide(steps: int, paces: Paces, work: Work) -> str:
     """The steps that a run of so many should take, by what was measured, and by estimates where it was not."""
-    eager, compiled, compiling = estimates(paces, work)
-    if paces.compiled is None and steps * eager > WORTH_TRYING * compiling:
+    plain, compiled, compiling = estimates(paces, work)
+    if paces.compiled is None and steps * plain > WORTH_TRYING * compiling:
         return COMPILED
-    return COMPILED if steps * (eager - compiled) > compiling else EAGER
+    if steps * (plain - compiled) > compiling:
+        return COMPILED
+    return EAGER if paces.captured is None else CAPTURED
 
 
 def estimates(paces: Paces, work: Work) -> tuple[float, float, float]:
-    """Seconds of an eager step, of a compiled one and of the compilation."""
-    assert paces.eager is not None
+    """Seconds of a step that is not compiled, of one that is, and of the compilation."""
     if paces.compiled is not None and paces.compiling is not None:
-        return paces.eager, paces.compiled, paces.compiling
-    return paces.eager, work.compiled_estimate(paces.eager), COMPILING + COMPILING_CALL * work.layers
+        return paces.plain, paces.compiled, paces.compiling
+    estimate = work.compiled_estimate(paces.plain) if paces.captured is None else CAPTURED_RATIO * paces.captured
+    return paces.plain, estimate, COMPILING + COMPILING_CALL * work.layers
 
 
 def figures(steps: int, paces: Paces, work: Work) -> str:
     """``0.23 ms against 0.71 ms, 60,000 steps save 28 s for 7 s of compiling``."""
-    eager, compiled, compiling = estimates(paces, work)
+    plain, compiled, compiling = estimates(paces, work)
     about = "about " if paces.compiled is None else ""
-    told = f"compiled {about}{1e3 * compiled:.3g} ms against {1e3 * eager:.3g} ms"
-    if compiled >= eager:
+    told = f"compiled {about}{1e3 * compiled:.3g} ms against {1e3 * plain:.3g} ms"
+    if compiled >= plain:
         return told
-    return f"{told}, {steps:,} steps save {about}{steps * (eager - compiled):,.0f} s for {about}{compiling:,.0f} s of compiling"
+    return f"{told}, {steps:,} steps save {about}{steps * (plain - compiled):,.0f} s for {about}{compiling:,.0f} s of compiling"
 
 
 class Memory:

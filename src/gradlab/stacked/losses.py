@@ -1,5 +1,6 @@
 """The losses of a population's members over their stacked logits."""
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -56,9 +57,15 @@ def _of_images(
     told = weight * picked
     if any(smoothing):
         spread = -(log_shares if class_weights is None else log_shares * class_weights).sum(2)
-        part = torch.tensor(smoothing, dtype=torch.float64).to(told)[:, None]
+        part = _column(tuple(smoothing), told.dtype, told.device)
         told = (1 - part) * told + spread * (part / classes)
     return told, weight
+
+
+@functools.lru_cache(maxsize=64)
+def _column(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """[members, 1]. Kept, because a step that is captured on a GPU can bring nothing there."""
+    return torch.tensor(numbers, dtype=torch.float64).to(device, dtype)[:, None]
 
 
 def _stacked(rows: list[torch.Tensor]) -> torch.Tensor:

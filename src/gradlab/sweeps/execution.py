@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from gradlab.errors import GradlabError
+from gradlab.speed import CAPTURED, EAGER
 from gradlab.sweeps.executors import Executor
 from gradlab.sweeps.grouping import group_of, parcels
 from gradlab.sweeps.planning import SPARE, Measured, Plan
@@ -225,8 +226,9 @@ class Execution:
         """Put the points of a group in line by its plan."""
         made = self._parcels(points, plan.members)
         self._waiting.extend(made)
+        steps = CAPTURED if plan.steps == EAGER and self.plans.seat.device else plan.steps
         for point in points:
-            point.plan, point.steps = plan.way, plan.steps
+            point.plan, point.steps = plan.way, steps
         config = points[0].config
         assert config is not None
         parts = f" in {len(made)} population{'s' * (len(made) > 1)}" if plan.members > 1 else ""
