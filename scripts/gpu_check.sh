@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can tell, within nine minutes: bash scripts/gpu_check.sh [--images cifar10-jpeg.tar.xz] [--data FOLDER]
 #
-# GPU tests, step times beside hand-written and stock loops, a population beside single runs, CIFAR-10 by experiment=cifar10_speed
+# GPU tests, step times beside hand-written and stock loops, populations beside single runs, CIFAR-10 by experiment=cifar10_speed
 # with twenty more seeds, and the start. Each part has its seconds; one that fails or is not done is recorded, and the next one goes on.
 # Results are JSON in experiments/speed/: gpu_check.json says what came of each part.
 #

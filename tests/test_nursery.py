@@ -23,9 +23,8 @@ Start = Callable[[], WorkerProcess]
 @pytest.fixture
 def forking(tmp_path: Path) -> Iterator[tuple[Nursery, Start]]:
     """A nursery, and what starts a worker from it."""
-    log = tmp_path / "1.log"
-    with (tmp_path / "lock").open("w") as lock, log.open("a") as file:
-        made = Nursery(SEAT, file)
+    with (tmp_path / "lock").open("w") as lock:
+        made = Nursery(SEAT)
         workers: list[WorkerProcess] = []
 
         def start() -> WorkerProcess:

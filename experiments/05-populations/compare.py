@@ -80,7 +80,14 @@ def compare(device: str, optimizer: str, model: str, precision: str, data: Path,
         if free
         else ["schedule=cosine", "schedule.warmup=5%", "averaging=ema", "averaging.decay=0.9"]
     )
-    shared = [f"trainer={device}", *SHARED, *MODELS[model], f"optimizer={optimizer}", f"trainer.precision={precision}", *around]
+    shared = [
+        f"trainer={device}",
+        *SHARED,
+        *MODELS[model],
+        f"optimizer={optimizer}",
+        f"trainer.precision={precision}",
+        *around,
+    ]
     shared += [f"output_dir={folder}"] + ([f"data.root={data}"] if "data=mnist" in shared else [])
     rates = RATES.get(model, (0.001, 0.0017, 0.0029))
     members = [[*shared, f"optimizer.lr={rate}", f"seed={seed}"] for rate, seed in zip(rates, SEEDS, strict=True)]

@@ -76,60 +76,6 @@ def convolution_at_once(
     return behind(F.conv2d(channels, ordered, biases, **{**settings, "groups": groups}), members)
 
 
-class _WindowProducts(torch.autograd.Function):
-    """A convolution as one matrix product for each member, of the windows of its images and its filters."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, shared: bool, *settings: Any
-    ) -> torch.Tensor:
-        stride, padding, dilation = settings
-        members, filters, channels, height, width = weight.shape
-        padded = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
-        down, right = (dilation[0] * (height - 1) + 1, dilation[1] * (width - 1) + 1)
-        windows = padded.unfold(2, down, stride[0]).unfold(3, right, stride[1])
-        windows = windows[..., :: dilation[0], :: dilation[1]]  # [images, channels, rows, columns, height, width]
-        rows, columns = windows.shape[2:4]
-        flat = windows.permute(0, 2, 3, 1, 4, 5).reshape(
-            1 if shared else members, -1, channels * height * width
-        )
-        own = weight.flatten(2)
-        out = linear(flat.expand(members, -1, -1), own, bias)
-        ctx.save_for_backward(flat, own)
-        ctx.settings = shared, x.shape, (height, width), (rows, columns), stride, padding, dilation, weight.shape
-        ctx.channels_last = weight.stride(2) == 1
-        return out.view(-1, rows, columns, filters).permute(0, 3, 1, 2)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        flat, own = ctx.saved_tensors
-        shared, shape, kernel, places, stride, padding, dilation, weight_shape = ctx.settings
-        members, filters = weight_shape[:2]
-        of_out = gradient.permute(0, 2, 3, 1).reshape(members, -1, filters)
-        of_weight = torch.bmm(of_out.mT, flat.expand(members, -1, -1)).view(weight_shape)
-        of_bias = of_out.sum(1) if ctx.needs_input_grad[2] else None
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            images = len(gradient) // members
-            of_windows = torch.matmul(own.mT.unsqueeze(1), gradient.flatten(2).unflatten(0, (members, images)))
-            of_x = F.fold(
-                of_windows.flatten(0, 1), shape[2:], kernel, dilation=dilation, padding=padding, stride=stride
-            )
-            if shared:
-                of_x = of_x.unflatten(0, (members, -1)).sum(0)
-        return of_x, of_weight, of_bias, None, None, None, None
-
-
-def convolution_by_products(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, shared: bool, settings: dict[str, Any]
-) -> torch.Tensor:
-    """The same by one matrix product for each member, where there is one group; its images' windows are copied side by side."""
-    pairs = [settings[name] for name in ("stride", "padding", "dilation")]
-    pairs = [(one, one) if isinstance(one, int) else one for one in pairs]
-    result: torch.Tensor = _WindowProducts.apply(x, weight, bias, shared, *pairs)  # type: ignore[no-untyped-call]
-    return result
-
-
 def beside(x: torch.Tensor, members: int) -> torch.Tensor:
     """[members·batch, channels, …] → [batch, members·channels, …]; channels-last stays so."""
     if is_channels_last(x):

@@ -18,13 +18,15 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from gradlab.sweeps.seats import Seat
+from gradlab.sweeps.seats import Seat, cores_here, gpus_here
+from gradlab.sweeps.settings import Launching
 
 PROGRAM = ("-m", "gradlab.sweeps.nursery")
 WORKER = ("-m", "gradlab.sweeps.worker")
@@ -33,6 +35,15 @@ WORKER = ("-m", "gradlab.sweeps.worker")
 def can_fork(seat: Seat) -> bool:
     """Whether a worker at ``seat`` may be forked. More threads than one, or a GPU, are set up as a library is imported."""
     return sys.platform == "linux" and seat.threads == 1 and not seat.device
+
+
+def foresee(settings: Launching, points: int) -> "Nursery | None":
+    """A nursery that begins to import while the sweep is still composed, where it will most likely be wanted."""
+    alone = points == 1 or settings.workers == 1 or cores_here() == 1
+    guess = Seat(1, "")
+    if settings.executor != "local" or alone or gpus_here() or not can_fork(guess):
+        return None
+    return Nursery(guess)
 
 
 class Forked:
@@ -75,7 +86,6 @@ class Nursery:
 
     Args:
         seat: of the workers; all of them have one like it.
-        log: file for what it says, which is nothing while all is well.
     """
 
     program: tuple[str, ...] = PROGRAM
@@ -83,7 +93,9 @@ class Nursery:
     forks: tuple[str, ...] = WORKER
     """The program that each of its workers is as good as."""
 
-    def __init__(self, seat: Seat, log: IO[Any]) -> None:
+    def __init__(self, seat: Seat) -> None:
+        self.seat = seat
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as this lives
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._asked: deque[Forked] = deque()
         self._living: list[Forked] = []
@@ -91,8 +103,8 @@ class Nursery:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-u", *self.program],
                 stdin=theirs.fileno(),
-                stdout=log,
-                stderr=log,
+                stdout=self._log,
+                stderr=self._log,
                 env={**os.environ, **seat.environment()},
                 start_new_session=True,  # Ctrl-C is for the sweep
             )
@@ -138,14 +150,24 @@ class Nursery:
                     worker.told_status = -signal.SIGKILL  # unseen; what took the nursery has mostly taken both
         self._living = [worker for worker in self._living if worker.told_status is None]
 
-    def close(self) -> None:
-        """End it; its workers end with their own input."""
+    def said(self) -> str:
+        """All that it has said, which is nothing while all is well."""
+        with contextlib.suppress(OSError):
+            self._log.seek(0)
+            return self._log.read().decode(errors="replace")
+        return ""
+
+    def close(self, at_once: bool = False) -> None:
+        """End it, ``at_once`` where it has no workers; those end with their own input."""
         self._socket.close()
+        if at_once:
+            self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1)
         if not self.dead:
             self._process.kill()
             self._process.wait()
+        self._log.close()
 
 
 def _lives(pid: int) -> bool:

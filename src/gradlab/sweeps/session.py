@@ -24,6 +24,7 @@ from gradlab.sweeps import identity, resuming
 from gradlab.sweeps.composition import Explain, compose_all
 from gradlab.sweeps.execution import Execution
 from gradlab.sweeps.executors import executor, places
+from gradlab.sweeps.nursery import Nursery, foresee
 from gradlab.sweeps.plans import pinned
 from gradlab.sweeps.record import DONE, PRUNED, Point, SweepRecord, lock, restore, result_of
 from gradlab.sweeps.seats import Seat, gpus_here
@@ -57,6 +58,7 @@ class Session:
         self._parent: str
         self._shipper: SweepShipper | None = None
         self._execution: Execution | None = None
+        self._nursery: Nursery | None = None
 
     # ------------------------------------------------------------------ points
 
@@ -74,7 +76,13 @@ class Session:
             Interrupted: by a signal; running points have ended with a checkpoint.
             GradlabError: a point failed and ``fail_fast`` is set, or workers cannot be started.
         """
-        configs, seats, ids, new, swept = self._composed(loader, master, points, settings)
+        if self._execution is None:
+            self._nursery = foresee(settings, len(points))
+        try:
+            configs, seats, ids, new, swept = self._composed(loader, master, points, settings)
+        except BaseException:
+            self._forget_nursery()
+            raise
         if self._record is None:
             output_dir = Path(configs[0].output_dir).expanduser()
             resume = bool(OmegaConf.select(master, "resume"))
@@ -246,7 +254,7 @@ class Session:
                 record,
                 self._parent,
                 self._journal,
-                executor(settings, seats, record, self._lock),
+                executor(settings, seats, record, self._lock, self._nursery),
                 settings.members,
                 pinned(settings.plan),
                 settings.fail_fast,
@@ -272,6 +280,7 @@ class Session:
 
         Nothing that goes wrong here is worth losing the runs for.
         """
+        self._forget_nursery()
         if self._record is None:
             return 0
         record, self._record = self._record, None
@@ -300,6 +309,12 @@ class Session:
         self._lock.close()
         self._tell(record, failed, [*lines, *([left] if left else [])], note)
         return int(bool(failed))
+
+    def _forget_nursery(self) -> None:
+        """End the one that was foreseen, where no executor has it."""
+        if self._nursery is not None and self._execution is None:
+            self._nursery.close(at_once=True)
+            self._nursery = None
 
     def _conclude(self, record: SweepRecord) -> list[str]:
         """The verdict: written into the sweep's folder, told in the terminal, and shown on the parent run."""

@@ -12,6 +12,7 @@ from typing import IO, Protocol
 from gradlab.config import Config
 from gradlab.errors import ConfigError
 from gradlab.sweeps.executors.local import Local
+from gradlab.sweeps.nursery import Nursery
 from gradlab.sweeps.record import Point, SweepRecord
 from gradlab.sweeps.seats import Seat, cores_here, free_memory, gpus_here, seats
 from gradlab.sweeps.settings import Launching
@@ -81,7 +82,9 @@ def places(settings: Launching, configs: Sequence[Config]) -> list[Seat]:
     return seats(settings, configs, cores_here(), free_memory(), gpus_here())
 
 
-def executor(settings: Launching, seats: list[Seat], record: SweepRecord, lock: IO[str]) -> Executor:
+def executor(
+    settings: Launching, seats: list[Seat], record: SweepRecord, lock: IO[str], nursery: Nursery | None = None
+) -> Executor:
     """The executor that was asked for, without workers yet.
 
     Args:
@@ -89,6 +92,7 @@ def executor(settings: Launching, seats: list[Seat], record: SweepRecord, lock: 
         seats: what ``places`` gave.
         record: of the sweep.
         lock: the sweep's, which processes on this machine hold with it.
+        nursery: that was foreseen.
 
     Raises:
         ConfigError: jobs of the sweep live that another executor would know nothing of.
@@ -113,4 +117,4 @@ def executor(settings: Launching, seats: list[Seat], record: SweepRecord, lock: 
             module for point in record.points if point.config for module in point.config.composed.get("imports", [])
         }
         return RayNodes(settings.ray, settings.workers, record.folder.path, record.id, sorted(imports))
-    return Local(seats, record.folder.logs, lock)
+    return Local(seats, record.folder.logs, lock, nursery)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from gradlab.sweeps.executors.process import WorkerProcess, opened
+from gradlab.sweeps.executors.process import WorkerProcess
 from gradlab.sweeps.nursery import Nursery, can_fork
 from gradlab.sweeps.record import Point
 from gradlab.sweeps.seats import Seat, free_memory
@@ -38,19 +38,20 @@ class Local:
         seats: of the workers; there are as many as it has entries, or fewer.
         logs: folder for what workers say before and between points.
         lock: of the sweep.
+        nursery: that imports already, for seats as it was foreseen; or None.
     """
 
     machine = ""
     stays = False
 
-    def __init__(self, seats: list[Seat], logs: Path, lock: IO[str]) -> None:
+    def __init__(self, seats: list[Seat], logs: Path, lock: IO[str], nursery: Nursery | None = None) -> None:
         self.seats = seats
         self.logs = logs
         self.lock = lock
         self.workers: list[LocalWorker] = []
         self._selector = selectors.DefaultSelector()
         self._started = 0
-        self._nursery: Nursery | None = None
+        self._nursery = nursery
 
     @property
     def seat(self) -> Seat:
@@ -70,20 +71,18 @@ class Local:
         for seat in free[: max(0, workers - len(self.workers))]:
             self._started += 1
             log = self.logs / f"{self._started}.log"
-            worker = LocalWorker(seat, log, self.lock, self._nursery_for(seat, log))
+            worker = LocalWorker(seat, log, self.lock, self._nursery_for(seat))
             self.workers.append(worker)
             self._selector.register(worker.process.events, selectors.EVENT_READ, worker)
 
-    def _nursery_for(self, seat: Seat, log: Path) -> Nursery | None:
+    def _nursery_for(self, seat: Seat) -> Nursery | None:
         """What forks a worker, where several may be wanted: one alone is as fast as a Python of its own."""
-        if len(self.seats) == 1 or not can_fork(seat) or WorkerProcess.program != Nursery.forks:
-            return None
-        if self._nursery is not None and self._nursery.dead:
-            self._nursery.close()
+        wanted = len(self.seats) > 1 and can_fork(seat) and WorkerProcess.program == Nursery.forks
+        if self._nursery is not None and (not wanted or self._nursery.dead or self._nursery.seat != seat):
+            self._nursery.close(at_once=not wanted)
             self._nursery = None
-        if self._nursery is None:
-            with opened(log) as file:
-                self._nursery = Nursery(seat, file)
+        if wanted and self._nursery is None:
+            self._nursery = Nursery(seat)
         return self._nursery
 
     def join(self, points: Sequence[Point], sweep: Path) -> None:
@@ -114,5 +113,5 @@ class Local:
             self.workers.remove(worker)
             worker.process.end()
         if self._nursery is not None:
-            self._nursery.close()
+            self._nursery.close(at_once=self._started == 0)
         self._selector.close()

@@ -123,11 +123,13 @@ class WorkerProcess:
         return f"its worker was killed by {name}{hints.get(name, '')}"
 
     def last_words(self) -> str:
-        """The last line of its log."""
-        try:
-            lines = self.log.read_text(errors="replace").strip().splitlines()
-        except OSError:
-            lines = []
+        """The last line of its log, or of the nursery that was to fork it."""
+        said = ""
+        with contextlib.suppress(OSError):
+            said = self.log.read_text(errors="replace")
+        if not said and isinstance(self._process, Forked):
+            said = self._process.nursery.said()
+        lines = said.strip().splitlines()
         return lines[-1] if lines else ""
 
 
