@@ -13,6 +13,8 @@ from gradlab.tracking.store import open_client
 TABLES = {
     "metrics": "key, value, timestamp, step, is_nan",
     "latest_metrics": "key, value, timestamp, step, is_nan",
+    "tags": "key, value",
+    "params": "key, value",
 }
 
 
@@ -50,7 +52,7 @@ def test_they_are_those_of_log_batch(store: Path, client: Any) -> None:
     for batch in batches:
         client.log_batch(theirs, metrics=batch)
         assert rows.insert(store, ours, batch)
-    for name in TABLES:
+    for name in ("metrics", "latest_metrics"):
         assert table(store, name, ours) == table(store, name, theirs) != []
     assert client.get_run(ours).data.metrics == client.get_run(theirs).data.metrics
     histories = [client.get_metric_history(run, "lr") for run in (ours, theirs)]
@@ -92,3 +94,49 @@ def test_a_locked_store_is_said_and_takes_them_later(store: Path, client: Any, m
             rows.insert(store, run, batch)
     assert rows.insert(store, run, batch)
     assert len(table(store, "metrics", run)) == 1
+
+
+def test_tags_and_parameters_are_those_of_log_batch(store: Path, client: Any) -> None:
+    from mlflow.entities import Param, RunTag
+
+    theirs, ours = (client.create_run("0", tags={"mlflow.runName": "same"}).info.run_id for _ in range(2))
+    for tags, params in (
+        ({"gradlab.run": "a", "mlflow.note.content": "ä\n" * 2000}, {"optimizer.lr": "0.1", "seed": "0"}),
+        ({"gradlab.run": "b", "empty": ""}, {"seed": "0", "model": "mlp"}),
+    ):
+        entities = [RunTag(*tag) for tag in tags.items()], [Param(*param) for param in params.items()]
+        client.log_batch(theirs, tags=entities[0], params=entities[1])
+        assert rows.insert(store, ours, tags=tags, params=params)
+    for name in ("tags", "params"):
+        assert table(store, name, ours) == table(store, name, theirs) != []
+    assert client.get_run(ours).data.params == client.get_run(theirs).data.params
+    assert client.get_run(ours).data.tags == client.get_run(theirs).data.tags
+
+
+@pytest.mark.parametrize(
+    ("tags", "params"),
+    [
+        ({"mlflow.runName": "another"}, {}),
+        ({"long": "x" * 8001}, {}),
+        ({"../up": "x"}, {}),
+        ({"fine": "x"}, {"long": "x" * 6001}),
+        ({"fine": "x"}, {"seed": "1"}),
+    ],
+)
+def test_what_means_more_to_mlflow_is_left_to_it(
+    store: Path, client: Any, tags: dict[str, str], params: dict[str, str]
+) -> None:
+    run = client.create_run("0").info.run_id
+    client.log_param(run, "seed", "0")
+    before = [table(store, name, run) for name in TABLES]
+    assert not rows.insert(store, run, metrics(("loss", 1.0, 1, 1)), tags, params)
+    assert [table(store, name, run) for name in TABLES] == before
+
+
+def test_a_run_is_found_by_its_tag_in_its_experiment_as_long_as_it_is_not_deleted(store: Path, client: Any) -> None:
+    run = client.create_run("0", tags={"gradlab.run": "that one"}).info.run_id
+    assert rows.tagged(store, "0", "gradlab.run", "that one") == [run]
+    assert rows.tagged(store, "0", "gradlab.run", "that") == []
+    assert rows.tagged(store, client.create_experiment("other"), "gradlab.run", "that one") == []
+    client.delete_run(run)
+    assert rows.tagged(store, "0", "gradlab.run", "that one") == []

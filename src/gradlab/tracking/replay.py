@@ -10,7 +10,7 @@ changes nothing: rows keep their journal's times, and MLflow keeps one of equal 
 import contextlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,48 +172,65 @@ class Replay:
             marks.append(text)
         self._marked = True
 
-    def _log(self, metrics: "list[Metric]", tags: dict[str, str]) -> None:
-        file = sqlite_file(self.uri)
-        client = self.client  # first, since it makes the store
-        if metrics and not (file and rows.insert(file, self.run_id, metrics)):
-            for first in range(0, len(metrics), BATCH_ROWS):
-                client.log_batch(self.run_id, metrics=metrics[first : first + BATCH_ROWS])
-        self._log_tags(tags)
+    def _log(self, metrics: "list[Metric]", tags: dict[str, str], params: "Mapping[str, object] | None" = None) -> None:
+        self._write_rows(metrics, tags, params or {})
         if self._marked:
-            self._log_marks()
+            self._write_rows([], self._marks())
+            self._marked = False
 
-    def _log_marks(self) -> None:
+    def _write_rows(
+        self, metrics: "list[Metric]", tags: dict[str, str], params: "Mapping[str, object] | None" = None
+    ) -> None:
+        from mlflow.entities import Param, RunTag
+
+        told, given = ({key: str(value) for key, value in own.items()} for own in (tags, params or {}))
+        if not (metrics or told or given):
+            return
+        client, file = self.client, sqlite_file(self.uri)  # the client first, since it makes the store
+        if file and rows.insert(file, self.run_id, metrics, told, given):
+            return
+        for metric_rows in _parts(metrics, BATCH_ROWS):
+            client.log_batch(self.run_id, metrics=metric_rows)
+        for param_rows in _parts([Param(*each) for each in given.items()], BATCH_PARAMS):
+            client.log_batch(self.run_id, params=param_rows)
+        for tag_rows in _parts([RunTag(*each) for each in told.items()], BATCH_TAGS):
+            client.log_batch(self.run_id, tags=tag_rows)
+
+    def _marks(self) -> dict[str, str]:
         said = {name: "; ".join(marks) for name, marks in self.state["not_finite"].items()}
         lines = [f"- `{name}`: {text}" for name, text in said.items()]
         note = "**Not finite**, and so missing in the charts:\n\n" + "\n".join(lines)
         tags = {f"{MARK_TAG}.{name}": text for name, text in said.items()}
-        self._log_tags({**tags, "mlflow.note.content": note[:NOTE]})
-        self._marked = False
+        return {**tags, "mlflow.note.content": note[:NOTE]}
 
     def _ship_run(self, record: Record) -> None:
-        from mlflow.entities import Param
-
         experiment = experiment_id(self.client, self.uri, record["experiment"])
-        made = self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{record['id']}'", max_results=1)
+        made = self._tagged(experiment, record["id"])
         # The tag is there from the first instant: what fails after it is tried again on the same run.
         tags = {RUN_TAG: record["id"], **record["tags"], **self._parent(experiment, record.get("parent"))}
-        run = made[0] if made else self.client.create_run(experiment, record["time"], tags, run_name=record["name"])
-        self.state.update(experiment_id=experiment, run_id=run.info.run_id)
-        if made:
-            self._log_tags(tags)
-        params = [Param(key, str(value)) for key, value in record["params"].items()]
-        for first in range(0, len(params), BATCH_PARAMS):
-            self.client.log_batch(self.run_id, params=params[first : first + BATCH_PARAMS])
+        if made is None:
+            run_id = self.client.create_run(experiment, record["time"], tags, run_name=record["name"]).info.run_id
+        self.state.update(experiment_id=experiment, run_id=made or run_id)
+        self._log([], tags if made else {}, record["params"])
+
+    def _tagged(self, experiment: str, identity: str) -> str | None:
+        """The MLflow run of a journal's run; None where the store has none."""
+        file = sqlite_file(self.uri)
+        found = rows.tagged(file, experiment, RUN_TAG, identity) if file else None
+        if found is None:
+            runs = self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{identity}'", max_results=1)
+            found = [run.info.run_id for run in runs]
+        return found[0] if found else None
 
     def _parent(self, experiment: str, identity: str | None) -> dict[str, str]:
         """The tag that nests a sweep's run below the sweep, where that is in the store."""
         if identity is None:
             return {}
         if identity not in self._parents:
-            found = self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{identity}'", max_results=1)
-            if not found:
+            found = self._tagged(experiment, identity)
+            if found is None:
                 return {}
-            self._parents[identity] = found[0].info.run_id
+            self._parents[identity] = found
         return {"mlflow.parentRunId": self._parents[identity]}
 
     def _ship_resumed(self, record: Record) -> None:
@@ -222,13 +239,6 @@ class Replay:
             self.client.delete_tag(self.run_id, "gradlab.reason")
         self.state["ended"] = False
 
-    def _log_tags(self, tags: dict[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        entities = [RunTag(key, str(value)) for key, value in tags.items()]
-        for first in range(0, len(entities), BATCH_TAGS):
-            self.client.log_batch(self.run_id, tags=entities[first : first + BATCH_TAGS])
-
     def _ship_charts(self, record: Record) -> None:
         for key, state in charts_view(self.run_id, record["swept"]).items():
             self.client.set_experiment_tag(self.state["experiment_id"], key, state)
@@ -236,8 +246,8 @@ class Replay:
     def _ship_artifact(self, record: Record) -> None:
         path = self.folder.path / Path(record["path"])
         if not path.exists():  # deleted since; the rest of the record is none the less worth having
-            self._log_tags(
-                {f"gradlab.missing.{Path(record['path']).name}": "the file was gone when it was to be shipped"}
+            self._log(
+                [], {f"gradlab.missing.{Path(record['path']).name}": "the file was gone when it was to be shipped"}
             )
         elif path.is_dir():
             self.client.log_artifacts(self.run_id, str(path), record["folder"])
@@ -247,3 +257,7 @@ class Replay:
     def _ship_end(self, record: Record) -> None:
         self.client.set_terminated(self.run_id, record["status"], record["time"])
         self.state["ended"] = True
+
+
+def _parts(entities: list[Any], size: int) -> list[list[Any]]:
+    return [entities[first : first + size] for first in range(0, len(entities), size)]
