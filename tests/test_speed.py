@@ -183,7 +183,10 @@ def test_on_a_gpu_what_cannot_be_captured_is_chosen_as_on_a_cpu(tmp_path: Path) 
 
 
 def test_a_captured_run_is_gone_on_with_as_one_where_that_can_be(tmp_path: Path) -> None:
-    assert on_a_gpu(tmp_path, Rehearsal(), 800, kept=CAPTURED).steps == CAPTURED
-    assert on_a_gpu(tmp_path, Rehearsal(), 800, kept=EAGER).steps == EAGER
-    elsewhere = on_a_gpu(tmp_path, Rehearsal(captured_step="there is no GPU"), 800, kept=CAPTURED)
+    rehearsal = Rehearsal()
+    for kept, asked in ((CAPTURED, ["captured"]), (None, ["captured"]), (CAPTURED, [])):  # the second one remembers
+        assert on_a_gpu(tmp_path, rehearsal, 800, kept).steps == CAPTURED
+        assert rehearsal.asked == asked
+    assert on_a_gpu(tmp_path, rehearsal, 800, kept=EAGER).steps == EAGER
+    elsewhere = on_a_gpu(tmp_path / "elsewhere", Rehearsal(captured_step="there is no GPU"), 800, kept=CAPTURED)
     assert elsewhere == Speed(EAGER, "eager steps: there is no GPU")

@@ -131,7 +131,8 @@ def choose(
         tried = rehearse().compiled(timed=False)
         return Speed(EAGER, f"eager steps: {tried}") if isinstance(tried, str) else Speed(COMPILED, "compiled steps")
     if kept == CAPTURED:
-        obstacle = rehearse().captured(timed=False)
+        known = captures and memory.recall().captured is not None
+        obstacle = 0.0 if known else rehearse().captured(timed=False)
         return (
             Speed(EAGER, f"eager steps: {obstacle}") if isinstance(obstacle, str) else Speed(CAPTURED, "captured steps")
         )
