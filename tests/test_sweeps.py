@@ -36,7 +36,7 @@ from gradlab.sweeps.record import Point, SweepRecord, lock, read, restore
 from gradlab.sweeps.resuming import find, resumed
 from gradlab.sweeps.seats import Seat, gpus_here, seats
 from gradlab.sweeps.settings import launching
-from gradlab.sweeps.shipping import ship_until_over
+from gradlab.sweeps.shipping import Sweep, ship_until_over
 from gradlab.sweeps.table import Best, Table
 from gradlab.tracking.folder import RunFolder, SweepFolder
 from gradlab.tracking.journal import Journal
@@ -422,17 +422,22 @@ def test_eight_writers_at_once_lose_no_row(tmp_path: Path) -> None:
     journal = Journal(folder.journal)
     journal.write("run", id="sweep", name="x", experiment="gradlab", params={}, tags={})
     journal.close()
-    uri, over = f"sqlite:///{tmp_path}/mlflow.db", threading.Event()
+    uri, sweep = f"sqlite:///{tmp_path}/mlflow.db", Sweep()
+    hears, says = os.pipe()
+    threading.Thread(target=sweep.listen, args=(hears,), daemon=True).start()
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, str(folder.path), f"writer {number}"], env=environment())
         for number in range(8)
     ]
     told: list[int] = []
-    shipping = threading.Thread(target=lambda: told.append(ship_until_over(folder, uri, over)))
+    shipping = threading.Thread(target=lambda: told.append(ship_until_over(folder, uri, sweep)))
     shipping.start()
     assert [writer.wait(timeout=60) for writer in writers] == [0] * 8
-    over.set()
+    os.write(says, b".")
+    assert not sweep.over.is_set()
+    os.close(says)
     shipping.join(timeout=120)
+    os.close(hears)
     assert told == [0]
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("gradlab")
@@ -451,7 +456,7 @@ def test_eight_writers_at_once_lose_no_row(tmp_path: Path) -> None:
     journal.write("resumed")
     journal.write("end", status="FINISHED")
     journal.close()
-    assert ship_until_over(folder, uri, over) == 0
+    assert ship_until_over(folder, uri, sweep) == 0
     assert client.get_run(parent.info.run_id).info.status == "FINISHED"
     assert len(client.search_runs([experiment.experiment_id])) == 9
 

@@ -294,6 +294,8 @@ class Session:
         lines: list[str] = []
         with contextlib.suppress(OSError):
             record.write()
+        if self._shipper is not None:
+            self._shipper.hurry()
         if stopped != "signal":
             lines = self._conclude(record)
         with contextlib.suppress(OSError):

@@ -4,7 +4,8 @@ Workers never touch the store: importing MLflow costs two seconds of a core, and
 run's own shipper does, it outlives a sweep that is killed, and says in MLflow that it is over.
 
 ``python -m gradlab.sweeps.shipping SWEEP_FOLDER`` reads the store's URI from the environment; its standard input is a pipe
-from the sweep, whose end of file means that the sweep is over. It writes a line for every look that shipped something.
+from the sweep, on which anything means that a look is worth while now, and whose end of file that the sweep is over. It writes a
+line for every look that shipped something.
 """
 
 import contextlib
@@ -54,6 +55,13 @@ class SweepShipper:
                 start_new_session=True,  # Ctrl-C is for the sweep, not for its shipper
             )
 
+    def hurry(self) -> None:
+        """All points have ended: it may ship them while the verdict is drawn."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended, which ``finish`` says
+            self._process.stdin.write(b".")
+            self._process.stdin.flush()
+
     def finish(self, tell_of_waiting: Callable[[], None] = lambda: None) -> Shipped:
         """Say that all journals are complete, and wait until they are in the store or the shipper has given up.
 
@@ -61,7 +69,8 @@ class SweepShipper:
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.close()
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
         try:
             self._process.wait(timeout=3)
         except subprocess.TimeoutExpired:
@@ -93,18 +102,33 @@ def main() -> NoReturn:
     """The process's side; exit status 0 when all journals are in the store."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sweep_is_over = threading.Event()
-
-    def wait_for_the_sweep() -> None:
-        sys.stdin.buffer.read()
-        sweep_is_over.set()
-
-    threading.Thread(target=wait_for_the_sweep, daemon=True).start()
+    sweep = Sweep()
+    threading.Thread(target=sweep.listen, args=(0,), daemon=True).start()
     os.nice(10)  # the cores are the training's first
     os.umask(0o077)  # a store that is made here is for this user, as the sweep's folder is
-    status = ship_until_over(SweepFolder(Path(sys.argv[1])), os.environ.pop(URI_VARIABLE), sweep_is_over, _beat)
+    status = ship_until_over(SweepFolder(Path(sys.argv[1])), os.environ.pop(URI_VARIABLE), sweep, _beat)
     sys.stderr.flush()
     os._exit(status)  # everything is written; taking MLflow's modules apart takes half a second
+
+
+class Sweep:
+    """What the sweep has said: that it is over, or that a look is worth while."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.asked = threading.Event()
+
+    def listen(self, pipe: int) -> None:
+        """Until the sweep is over."""
+        while os.read(pipe, 64):
+            self.asked.set()
+        self.over.set()
+        self.asked.set()
+
+    def wait(self, seconds: float) -> None:
+        """For so long at most, and no longer than until it says something."""
+        self.asked.wait(seconds)
+        self.asked.clear()
 
 
 def _beat() -> None:
@@ -112,15 +136,13 @@ def _beat() -> None:
         os.write(1, b".")
 
 
-def ship_until_over(
-    folder: SweepFolder, uri: str, sweep_is_over: threading.Event, beat: Callable[[], None] = lambda: None
-) -> int:
+def ship_until_over(folder: SweepFolder, uri: str, sweep: Sweep, beat: Callable[[], None] = lambda: None) -> int:
     """Replay until the sweep is over and all is shipped, or until the store has failed for ``PATIENCE`` seconds more."""
     shipping = Shipping(folder, uri, beat)
     wait, failing_since, ended, settled = RHYTHM[0], None, False, False
     gone = end_gone_runs(folder.path.parent)
     while True:
-        over = sweep_is_over.is_set()
+        over = sweep.over.is_set()
         if over and not ended:
             ended = True
             with contextlib.suppress(OSError):
@@ -131,7 +153,7 @@ def ship_until_over(
             wait, failing_since = max(min(1.5 * wait, RHYTHM[1] / 2), shipping.searching / SHARE), None
             if not settled:
                 settled = True
-                shipping.settle(gone, sweep_is_over)
+                shipping.settle(gone, sweep.asked)
         elif over:
             failing_since = failing_since or time.monotonic()
             if time.monotonic() + 1 > failing_since + PATIENCE:
@@ -142,7 +164,7 @@ def ship_until_over(
         if over:
             time.sleep(wait)
         else:
-            sweep_is_over.wait(wait)
+            sweep.wait(wait)
 
 
 def _end_journals_of_the_dead(folder: SweepFolder) -> None:
@@ -194,12 +216,12 @@ class Shipping:
                     break
         return not failed
 
-    def settle(self, gone: list[RunFolder], sweep_is_over: threading.Event) -> None:
-        """Look after earlier runs and sweeps in the same output folder, for a while."""
+    def settle(self, gone: list[RunFolder], asked: threading.Event) -> None:
+        """Look after earlier runs and sweeps in the same output folder, for a while, or until this sweep asks for a look."""
         until = time.monotonic() + SETTLING
 
         def stop() -> bool:
-            return sweep_is_over.is_set() or time.monotonic() > until
+            return asked.is_set() or time.monotonic() > until
 
         with contextlib.suppress(Exception):  # it is a service to others, and no concern of this sweep's
             settle(self.folder.path.parent, gone, self.uri, self._client, stop)
