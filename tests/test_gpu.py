@@ -110,7 +110,8 @@ def test_a_member_of_a_captured_population_is_the_run_alone(
     stop = Population.on_train_end
 
     def note(self: Population) -> None:
-        captures.append(self._captures and self._graph is not None and self._graph._graph is not None)
+        captured = self._whole._captured if self._whole else None
+        captures.append(self._launches and captured is not None and captured._graph is not None)
         stop(self)
 
     monkeypatch.setattr(Population, "on_train_end", note)

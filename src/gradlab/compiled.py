@@ -15,7 +15,7 @@ once (``captured``): of the compiled function, or of the eager operations, which
 
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -241,13 +241,33 @@ def _step_of(learner: Learner, storage: Storage, update: Update) -> Step:
     return step
 
 
+def traced_and_compiled(
+    step: Callable[..., torch.Tensor], tensors: Sequence[torch.Tensor]
+) -> Callable[..., torch.Tensor]:
+    """``step`` of ``tensors`` as one compiled function: the operations that it does with copies of them, gradients included.
+
+    Other tensors that it looks at are constants of what is compiled.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    traced = make_fx(step)(*(tensor.clone() for tensor in tensors))
+    compiled: Callable[..., torch.Tensor] = torch.compile(
+        traced, backend=BACKEND, fullgraph=True, dynamic=False, options=_unguarded()
+    )
+    return compiled
+
+
+def _unguarded() -> dict[str, Any]:
+    """Called with tensors of one kind only, which a key stands for: nothing need be checked in each step."""
+    return {"guard_filter_fn": lambda guards: [False] * len(guards)}
+
+
 def _compiled(step: Step) -> Step:
     # The compiler remembers by a function's code, and every step has the same; with code of its own it finds its own.
     own: Any = step
     code = own.__code__.replace(co_name=f"step_{len(_functions)}")
     alone = types.FunctionType(code, own.__globals__, code.co_name, own.__defaults__, own.__closure__)
-    # Called with tensors of one kind only, which a key stands for: nothing need be checked in each step.
-    options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
+    options = _unguarded()
     if BACKEND == "inductor":
         options["fallback_random"] = True  # dropout draws from the run's generator, whose state a checkpoint keeps
     compiled: Step = torch.compile(alone, backend=BACKEND, fullgraph=True, dynamic=False, options=options)

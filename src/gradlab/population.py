@@ -4,26 +4,27 @@ A member is the run that it would be alone: the same start, batches, augmentatio
 the work around the arithmetic: one data path, one launch of an operation for all, one process.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from gradlab.captured import Captured, Given
 from gradlab.classifier import Classifier
+from gradlab.compiled import not_of_tensors_alone
 from gradlab.data.device import Batch
 from gradlab.interruption import Interruption
 from gradlab.learner import Learner, Measured, parts_of
 from gradlab.seeds import RandomState, derive
+from gradlab.speed import CAPTURED, COMPILED, EAGER
 from gradlab.stacked.clipping import clip
 from gradlab.stacked.losses import losses_of
 from gradlab.stacked.network import Stack
 from gradlab.stacked.updates import update_for
 from gradlab.views import answers
+from gradlab.whole_step import Bounds, Masks, Tensors, WholeStep, shapes_of
 
 Tuple = tuple[Batch, ...]
-Masks = Iterator[Sequence[torch.Tensor]]
 
 
 class Population(Classifier):
@@ -38,6 +39,7 @@ class Population(Classifier):
             batch for each different seed, in the order of first appearance.
         interruption: see ``Classifier``.
         left: called with each member that has left, once all callbacks have seen its last chunk or validation.
+        compiles: whether the step is one compiled function, as long as no member has left.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class Population(Classifier):
         seeds: Sequence[int],
         interruption: Interruption | None = None,
         left: Callable[[Learner], None] = lambda learner: None,
+        compiles: bool = False,
     ) -> None:
         super().__init__(learners[0], interruption)
+        self.compiles = compiles
         self.learners = list(learners)
         self.networks = nn.ModuleList(learner.model for learner in learners)
         self.seeds = list(seeds)
@@ -69,9 +73,8 @@ class Population(Classifier):
         )
         optimizers = [learner.begin() for learner in self.learners]
         self.update = update_for(optimizers, self.stack.flat, self.stack.columns)
-        self._captures = self.stack.flat.is_cuda and self.update is not None
-        self._graph: Captured | None = None
-        self._shapes: tuple[torch.Size, ...] = ()
+        self._launches = self._can_launch()
+        self._whole: WholeStep | None = None
         self._bounds = _bounds(self._members, self.stack.flat)
         for learner in self.learners:
             learner.settle = self._settle
@@ -86,6 +89,13 @@ class Population(Classifier):
     # ------------------------------------------------------------------ training
 
     @property
+    def steps(self) -> str:
+        """How those are made that stay: ``eager``, ``captured`` or ``compiled``."""
+        if self._whole is None or not self._launches:
+            return EAGER
+        return COMPILED if self.compiles else CAPTURED
+
+    @property
     def _members(self) -> list[Learner]:
         return [self.learners[index] for index in self.active]
 
@@ -94,9 +104,9 @@ class Population(Classifier):
         for member in members:
             member.set_rates(step)
         batches = _tuple(batch)
-        measured = self._by_graph(batches) if self._captures else None
+        measured = self._at_once(batches) if self._launches else None
         if measured is None:
-            measured, gradients = self._gradients(members, batches)
+            measured, gradients = self._gradients(batches, self._bounds)
             if self.update is not None:
                 self.update.step(gradients)
             else:
@@ -106,38 +116,23 @@ class Population(Classifier):
                 member.after_step(step)
         return measured
 
-    def _by_graph(self, batches: Tuple) -> Measured | None:
-        """The step as one launch on a GPU; None where it was not made, because the batch is short."""
-        assert self.update is not None
-        shapes = tuple(batch.images.shape for batch in batches)
-        if self._graph is None or shapes[0] > self._shapes[0]:  # the first may have been an epoch's short last one
-            self._graph, self._shapes = Captured(self._whole_step), shapes
-        if shapes != self._shapes:
+    def _at_once(self, batches: Tuple) -> Measured | None:
+        """The step as one launch; None where it was not made, because the batch is short."""
+        if self._whole is None or batches[0].images.shape > self._whole.shapes[0]:  # the first may have been short
+            assert self.update is not None
+            accumulate = self._members[0].accumulate
+            self._whole = WholeStep(
+                self.stack, self.update, self._gradients, self._bounds, self._passes, accumulate, batches, self.compiles
+            )
+        if shapes_of(batches) != self._whole.shapes:
             return None
-        masks = [mask for images, shared in self._passes(batches) for mask in self.stack.draw(images, shared)]
-        given = [*(tensor for batch in batches for tensor in batch), *masks]
-        self.update.prepare()
-        try:
-            return self._graph(given)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:  # a library's network can do anything at all
-            self._captures = False
-            return tuple(self._whole_step(given))
-
-    def _whole_step(self, given: Given) -> Measured:
-        """The step that the update has prepared, from the tensors of all batches and the dropout masks of all passes."""
-        assert self.update is not None
-        members, size = self._members, len(Batch._fields)
-        count = size * len(self._shapes)
-        batches = tuple(Batch(*given[start : start + size]) for start in range(0, count, size))  # type: ignore[arg-type]
-        masks = [mask for mask in given[count:] if mask is not None]
-        own = len(masks) // members[0].accumulate
-        passes = (masks[pass_ * own : (pass_ + 1) * own] for pass_ in range(members[0].accumulate))
-        measured, gradients = self._gradients(members, batches, passes)
-        with torch.no_grad():
-            self.update.formula(self.stack.flat, gradients, self.update.states, self.update.numbers)
+        measured = self._whole(batches)
+        self._launches = not self._whole.failed
         return measured
+
+    def _can_launch(self) -> bool:
+        wanted = self.compiles or self.stack.flat.is_cuda
+        return wanted and self.update is not None and not_of_tensors_alone(self.learner) is None
 
     def _passes(self, batches: Tuple) -> list[tuple[torch.Tensor, bool]]:
         """The images of each forward pass of a step, and whether all members share them."""
@@ -153,22 +148,26 @@ class Population(Classifier):
         return torch.cat([batch.images for _, batch in self._seen(self._members, batches)]), False
 
     def _gradients(
-        self, members: Sequence[Learner], batches: Tuple, masks: Masks | None = None
+        self,
+        batches: Tuple,
+        bounds: Bounds,
+        masks: Masks | None = None,
+        trained: Tensors | None = None,
+        buffers: Tensors | None = None,
     ) -> tuple[Measured, list[torch.Tensor]]:
-        """The members' losses, right answers and norms, each [members], and the gradients of all parameters, [members, …].
-
-        ``masks``: of dropout, for each forward pass, where they are drawn already.
-        """
-        measured, gradients = self._unbounded(members, batches, masks)
-        return measured + clip(gradients, *self._bounds), gradients
+        """See ``whole_step.Gradients``."""
+        others = None if trained is None else {**trained, **(buffers or {})}
+        leaves = list((trained or self.stack.parameters).values())
+        measured, gradients = self._unbounded(batches, masks, others, leaves)
+        return measured + clip(gradients, *bounds), gradients
 
     def _unbounded(
-        self, members: Sequence[Learner], batches: Tuple, masks: Masks | None
+        self, batches: Tuple, masks: Masks | None, others: Tensors | None, leaves: list[torch.Tensor]
     ) -> tuple[Measured, list[torch.Tensor]]:
+        members = self._members
         first = members[0]
-        leaves = list(self.stack.parameters.values())
         if first.accumulate == 1:
-            losses, correct = self._forward(members, batches, masks)
+            losses, correct = self._forward(members, batches, masks, others)
             return (losses.detach(), correct), list(torch.autograd.grad(losses.sum(), leaves))
         wholes = [
             member.loss_config.weight(batch, member.class_weights) for member, batch in self._seen(members, batches)
@@ -179,18 +178,19 @@ class Population(Classifier):
                 member.loss_config.weight(part, member.class_weights) / whole
                 for (member, part), whole in zip(self._seen(members, pieces), wholes, strict=True)
             ]
-            losses, correct = self._forward(members, pieces, masks)
+            losses, correct = self._forward(members, pieces, masks, others)
             # Without weights of the classes a share is that of the images, and the same number for all.
             losses = losses * (torch.stack(shares).to(losses) if isinstance(shares[0], torch.Tensor) else shares[0])
             torch._foreach_add_(gradients, torch.autograd.grad(losses.sum(), leaves))
             told.append((losses.detach(), correct))
         return tuple(torch.stack(numbers).sum(0) for numbers in zip(*told, strict=True)), gradients
 
-    def _forward(self, members: Sequence[Learner], batches: Tuple, masks: Masks | None) -> Measured:
+    def _forward(
+        self, members: Sequence[Learner], batches: Tuple, masks: Masks | None, others: Tensors | None
+    ) -> Measured:
         images, shared = self._images(batches)
-        logits = (
-            self.stack.forward(images, shared) if masks is None else self.stack.compute(images, next(masks), shared)
-        )
+        drawn = self.stack.draw(images, shared) if masks is None else next(masks)
+        logits = self.stack.compute(images, drawn, shared, others)
         labels = batches[0].labels
         if not shared:
             labels = torch.stack([batch.labels for _, batch in self._seen(members, batches)])
@@ -246,7 +246,9 @@ class Population(Classifier):
         self.stack.keep(staying)
         if self.update is not None:
             self.update.keep(staying, self.stack.flat)
-        self._graph = None  # it writes to where the weights were
+        # Those that were made are of where the weights were; and compiled anew for each that leaves they would cost too much.
+        self._whole, self.compiles = None, False
+        self._launches = self._can_launch()
         self._bounds = _bounds(self._members, self.stack.flat)
 
     def on_train_batch_end(self, *args: Any) -> None:
@@ -344,7 +346,7 @@ def _averages(learner: Learner) -> bool:
     return type(learner.averaging) is not Step
 
 
-def _bounds(members: Sequence[Learner], like: torch.Tensor) -> list[torch.Tensor | None]:
+def _bounds(members: Sequence[Learner], like: torch.Tensor) -> Bounds:
     """The members' bounds of the gradients' values and of their norms, each [members]; None where there is none."""
     chosen = [[member.clip_value for member in members], [member.clip_norm for member in members]]
     return [None if own[0] is None else torch.tensor(own, dtype=torch.float64).to(like) for own in chosen]

@@ -205,6 +205,14 @@ def run_together(
                     raise failure from error
                 raise
 
+            if len(runs) > 1:
+                from gradlab.population import Population
+
+                assert isinstance(module, Population)
+                for ending in endings:
+                    if module.steps != taken and not ending.run.over:
+                        ending.run.know(speed=module.steps)
+
             # The only look at the test set, by the networks that validation chose.
             left = [(ending, ending.status()) for ending in endings if not ending.run.over]
             if ranks is not None:
@@ -265,7 +273,9 @@ def _module(endings: "Sequence[Ending]", places: Sequence[Place] | None, interru
         if places and (settled := places[number].settled):
             settled(_outcome(endings[number].run, interruption))
 
-    return Population(learners, [ending.run.config.seed for ending in endings], interruption, left)
+    first = endings[0].run.config
+    seeds = [ending.run.config.seed for ending in endings]
+    return Population(learners, seeds, interruption, left, compiles=first.trainer.speed == "max")
 
 
 def _outcome(run: RunRecord, interruption: Interruption) -> Outcome:

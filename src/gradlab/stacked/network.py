@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from gradlab.stacked.layers import COUNTERPARTS, Fold, Stacked
 from gradlab.stacked.noise import Site, Streams
 from gradlab.stacked.recognise import check_same, check_stackable, first_layer, is_known, named
-from gradlab.stacked.storage import Storage, Unstackable, release
+from gradlab.stacked.storage import Layout, Storage, Unstackable, release
 
 __all__ = ["Stack", "Unstackable", "check_stackable"]
 
@@ -30,7 +31,8 @@ class Stack:
     Attributes:
         networks: the members' own.
         size: how many they are.
-        flat, columns, parameters: see ``storage.Storage``.
+        flat, columns, parameters, buffers: see ``storage.Storage``.
+        layouts: how each trained parameter's numbers lie in its columns.
 
     Raises:
         Unstackable: a layer has no counterpart, or the networks differ in more than numbers.
@@ -57,6 +59,8 @@ class Stack:
         self.flat = storage.flat
         self.columns = storage.columns
         self.parameters: dict[str, nn.Parameter] = storage.parameters
+        self.layouts = {name: Layout.of(self.networks[0].get_parameter(name)) for name in storage.columns}
+        self.buffers = storage.buffers
         self._buffers = list(storage.buffers.values())
         self._fold = Fold(self.size)
         self._network = stacked_network(self.networks, storage, self._fold).train()
@@ -88,10 +92,19 @@ class Stack:
             self._sites[key] = self._note_sites(images, shared)
         return self._streams.draw(self._sites[key])
 
-    def compute(self, images: torch.Tensor, noises: Sequence[torch.Tensor] = (), shared: bool = True) -> torch.Tensor:
-        """``forward`` with the masks that ``draw`` gave: what can be compiled or captured, for it draws nothing."""
+    def compute(
+        self,
+        images: torch.Tensor,
+        noises: Sequence[torch.Tensor] = (),
+        shared: bool = True,
+        tensors: dict[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """``forward`` with the masks that ``draw`` gave: what can be compiled or captured, for it draws nothing.
+
+        ``tensors``: stacked parameters and buffers in place of its own, by their names.
+        """
         self._fold.noises = list(noises)
-        return self._pass(images, shared)
+        return self._pass(images, shared, tensors)
 
     @torch.no_grad()
     def evaluate(self, images: torch.Tensor, shared: bool = True) -> torch.Tensor:
@@ -103,11 +116,12 @@ class Stack:
         finally:
             self._network.train()
 
-    def _pass(self, images: torch.Tensor, shared: bool) -> torch.Tensor:
+    def _pass(self, images: torch.Tensor, shared: bool, tensors: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         if shared and not self._sees_shared:
             images, shared = images.repeat(self.size, *(1,) * (images.dim() - 1)), False
         self._fold.shared = shared
-        logits: torch.Tensor = self._network(images).unflatten(0, (self.size, -1))
+        answered = self._network(images) if tensors is None else functional_call(self._network, tensors, (images,))
+        logits: torch.Tensor = answered.unflatten(0, (self.size, -1))
         return logits
 
     @torch.no_grad()
