@@ -39,7 +39,8 @@ class Population(Classifier):
             batch for each different seed, in the order of first appearance.
         interruption: see ``Classifier``.
         left: called with each member that has left, once all callbacks have seen its last chunk or validation.
-        compiles: whether the step is one compiled function, as long as no member has left.
+        speed: as ``trainer.speed``. With ``max`` the step is one compiled function, as long as no member has left; but with ``safe``
+            it is captured on a GPU.
     """
 
     def __init__(
@@ -48,10 +49,11 @@ class Population(Classifier):
         seeds: Sequence[int],
         interruption: Interruption | None = None,
         left: Callable[[Learner], None] = lambda learner: None,
-        compiles: bool = False,
+        speed: str = "auto",
     ) -> None:
         super().__init__(learners[0], interruption)
-        self.compiles = compiles
+        self.compiles = speed == "max"
+        self.captures = speed != "safe"
         self.learners = list(learners)
         self.networks = nn.ModuleList(learner.model for learner in learners)
         self.seeds = list(seeds)
@@ -131,7 +133,7 @@ class Population(Classifier):
         return measured
 
     def _can_launch(self) -> bool:
-        wanted = self.compiles or self.stack.flat.is_cuda
+        wanted = self.compiles or (self.captures and self.stack.flat.is_cuda)
         return wanted and self.update is not None and not_of_tensors_alone(self.learner) is None
 
     def _passes(self, batches: Tuple) -> list[tuple[torch.Tensor, bool]]:

@@ -275,7 +275,7 @@ def _module(endings: "Sequence[Ending]", places: Sequence[Place] | None, interru
 
     first = endings[0].run.config
     seeds = [ending.run.config.seed for ending in endings]
-    return Population(learners, seeds, interruption, left, compiles=first.trainer.speed == "max")
+    return Population(learners, seeds, interruption, left, first.trainer.speed)
 
 
 def _outcome(run: RunRecord, interruption: Interruption) -> Outcome:

@@ -44,8 +44,8 @@ class Trainer:
     sharding: how they do so: ``ddp``, each with all of the network, or ``fsdp``, each with a part of every weight and of its
         optimizer state, for what one GPU's memory does not hold: more is sent between them.
     speed: ``safe`` for eager steps, one operation after the other; ``max`` for steps that are one compiled function, where the
-        network, the optimizer and the machine allow it; ``auto`` for whichever makes the run shorter, compiling included.
-        The results differ by rounding.
+        network, the optimizer and the machine allow it; ``auto`` for whichever makes the run shorter, compiling included. On a GPU
+        all but ``safe`` ones are captured: their kernels are launched all at once. The results differ by rounding.
     deterministic: refuse operations whose result may differ between two runs on one GPU.
     clip_norm: gradients whose norm, over all parameters, is larger are scaled down to it, > 0; or null. The norm of every
         step before that is then a metric, ``train/gradient_norm``.
