@@ -10,7 +10,7 @@
 * ``K at once``: populations of K members, in as many processes as there are cores.
 
 On a GPU there is one process; ``alone, captured`` is a single run whose step is a CUDA graph, which populations are too, and
-``alone, compiled`` has both.
+``alone, compiled`` and ``K at once, compiled`` have both.
 
 A figure is the time of a step divided by the runs that made it, over all processes. The ways take turns, after a warm-up turn
 each; a row is the median of the turns, with lowest and highest. ``of the floor`` is the share of the machine's own
@@ -82,6 +82,8 @@ COMPILING = 10.0
 """Seconds that a compilation is taken to last, here, where it is a turn of the warm-up."""
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 CUDA_SIZES = (8, 32, 128, 512)
+CUDA_COMPILED = (32, 512)
+"""Half a minute of compiling for each; the ResNets' eight members, convolution after convolution, would take many."""
 Steps = Callable[[int], None]
 """Makes so many steps of every run that this process has."""
 
@@ -101,7 +103,13 @@ def ways(cores: int, largest: int) -> list[Way]:
     if CUDA:
         single = [Way("plain loop", 0, 1, cores), Way("alone", 1, 1, cores)]
         single += [Way(f"alone, {steps}", 1, 1, cores, steps) for steps in (CAPTURED, COMPILED)]
-        return single + [Way(f"{size} at once", size, 1, cores) for size in CUDA_SIZES if size <= largest]
+        sizes = [size for size in CUDA_SIZES if size <= largest]
+        compiled = [size for size in CUDA_COMPILED if size <= largest]
+        return [
+            *single,
+            *(Way(f"{size} at once", size, 1, cores) for size in sizes),
+            *(Way(f"{size} at once, compiled", size, 1, cores, COMPILED) for size in compiled),
+        ]
     single = [Way("plain loop", 0, 1, cores)]
     if cores > 1:
         single.append(Way(f"plain loop ×{cores}", 0, cores, 1))
@@ -158,9 +166,10 @@ def ours(config: Config, splits: Splits, members: int, how: str, cleanup: contex
     prepared.data.place(DEVICE)
     module: Any = Classifier(prepared.learners[0])
     if members > 1:
-        module = Population(prepared.learners, [config.seed] * members)
+        speed = "max" if how == COMPILED else "auto"
+        module = Population(prepared.learners, [config.seed] * members, speed=speed)
     module.to(DEVICE).configure_optimizers()
-    if how != EAGER:
+    if how != EAGER and members == 1:
         learner = prepared.learners[0]
         learner.compiled = CompiledStep(learner, "benchmark", config.batch_examples, compiles=how == COMPILED)
     batches = prepared.data.train_dataloader().made_from(0)

@@ -137,12 +137,14 @@ def _pace(config: Config, splits: "Splits", size: int) -> Pace:
     with _prepared(config, splits, size) as (prepared, _):
         module: Any = Classifier(prepared.learners[0])
         if size > 1:
-            module = Population(prepared.learners, [config.seed] * size)
+            # Compiling one of each size would take longer than most sweeps.
+            speed = "safe" if config.trainer.speed == "safe" else "auto"
+            module = Population(prepared.learners, [config.seed] * size, speed=speed)
         dtype = torch.float64 if config.trainer.precision == "fp64" else torch.float32
         module.to(device, dtype)
         prepared.data.place(device)
         module.configure_optimizers()
-        if size == 1 and device.type == "cuda":
+        if size == 1 and device.type == "cuda" and config.trainer.speed != "safe":
             with contextlib.suppress(Uncompilable):
                 learner = prepared.learners[0]
                 learner.compiled = CompiledStep(learner, "", config.batch_examples, compiles=False)
