@@ -140,3 +140,28 @@ def test_a_run_is_found_by_its_tag_in_its_experiment_as_long_as_it_is_not_delete
     assert rows.tagged(store, client.create_experiment("other"), "gradlab.run", "that one") == []
     client.delete_run(run)
     assert rows.tagged(store, "0", "gradlab.run", "that one") == []
+
+
+def test_a_run_is_found_whatever_has_become_of_the_rows_that_were_read_before(tmp_path: Path) -> None:
+    """Rows that come later, in place of deleted ones, in a store that was made anew, and of deleted runs."""
+    store = tmp_path / "mlflow.db"
+    client = open_client(f"sqlite:///{store}")
+
+    def made(value: str) -> str:
+        return str(client.create_run("0", tags={"gradlab.run": value}).info.run_id)
+
+    assert rows.tagged(store, "0", "gradlab.run", "first") == []
+    runs = {value: made(value) for value in ("first", "second")}
+    for value, run in runs.items():
+        assert rows.tagged(store, "0", "gradlab.run", value) == [run]
+    with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as database:
+        database.execute("DELETE FROM tags WHERE run_uuid = ?", (runs["second"],))  # the newest rows
+    third = made("third")
+    assert rows.tagged(store, "0", "gradlab.run", "second") == []
+    assert rows.tagged(store, "0", "gradlab.run", "third") == [third]
+    assert rows.tagged(store, "0", "gradlab.run", "first") == [runs["first"]]
+    with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as database:
+        database.execute("DELETE FROM tags")
+    assert rows.tagged(store, "0", "gradlab.run", "third") == []
+    fourth = made("fourth")
+    assert rows.tagged(store, "0", "gradlab.run", "fourth") == [fourth]

@@ -47,9 +47,9 @@ _TAG = """
     INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?) ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value
 """
 _PARAM = "INSERT INTO params (key, value, run_uuid) VALUES (?, ?, ?) ON CONFLICT (key, run_uuid) DO NOTHING"
-_FIND = """
-    SELECT run_uuid FROM tags JOIN runs USING (run_uuid)
-    WHERE key = ? AND tags.value = ? AND lifecycle_stage = 'active' AND experiment_id = ?
+_STILL = """
+    SELECT 1 FROM tags JOIN runs USING (run_uuid)
+    WHERE key = ? AND tags.run_uuid = ? AND tags.value = ? AND lifecycle_stage = 'active' AND experiment_id = ?
 """
 
 
@@ -102,12 +102,44 @@ def insert(
 def tagged(file: Path, experiment: str, key: str, value: str) -> list[str] | None:
     """The runs of an experiment that have a tag, those deleted left out; None where only MLflow can tell.
 
+    There is no index of values: what was read once of tags with this key is remembered, so that thousands of questions do not
+    read thousands of rows each. A value that was changed since then is found under the old one only, and so not at all.
+
     Raises: what ``insert`` raises.
     """
     with _opened(file) as database:
         if not _has(database, "tags"):
             return None
-        return [run for (run,) in database.execute(_FIND, (key, value, int(experiment)))]
+        known = _known.setdefault((file, key), _Known())
+        known.read_on(database, key)
+        return [
+            run
+            for run in known.runs.get(value, [])
+            if database.execute(_STILL, (key, run, value, int(experiment))).fetchone()
+        ]
+
+
+class _Known:
+    """The runs by the values of their tags of one key, as far as ``last``, the newest row of the table when it was read."""
+
+    def __init__(self) -> None:
+        self.last: tuple[int, str, str] = (0, "", "")
+        self.runs: dict[str, list[str]] = {}
+
+    def read_on(self, database: sqlite3.Connection, key: str) -> None:
+        """Read what has come since. A new row has a number beyond the newest one's, which is there as long as that is."""
+        newest = "SELECT rowid, key, run_uuid FROM tags WHERE rowid = ?"
+        if database.execute(newest, self.last[:1]).fetchone() != self.last:
+            self.last, self.runs = (0, "", ""), {}
+        last = database.execute(newest.replace("?", "(SELECT max(rowid) FROM tags)")).fetchone()
+        rows = "SELECT value, run_uuid FROM tags WHERE rowid > ? AND rowid <= ? AND key = ?"
+        if last is not None:
+            for value, run in database.execute(rows, (self.last[0], last[0], key)):
+                self.runs.setdefault(value, []).append(run)
+            self.last = last
+
+
+_known: dict[tuple[Path, str], _Known] = {}
 
 
 def _opened(file: Path) -> "contextlib.closing[sqlite3.Connection]":
