@@ -29,7 +29,7 @@ class Rehearsal:
         self.asked.append("eager")
         return self.eager_step
 
-    def captured(self, timed: bool = True) -> float | str:
+    def captured(self) -> float | str:
         self.asked.append("captured")
         return self.captured_step
 
@@ -184,9 +184,17 @@ def test_on_a_gpu_what_cannot_be_captured_is_chosen_as_on_a_cpu(tmp_path: Path) 
 
 def test_a_captured_run_is_gone_on_with_as_one_where_that_can_be(tmp_path: Path) -> None:
     rehearsal = Rehearsal()
-    for kept, asked in ((CAPTURED, ["captured"]), (None, ["captured"]), (CAPTURED, [])):  # the second one remembers
-        assert on_a_gpu(tmp_path, rehearsal, 800, kept).steps == CAPTURED
+    for asked in (["captured"], []):  # remembered
+        assert on_a_gpu(tmp_path, rehearsal, 800, kept=CAPTURED).steps == CAPTURED
         assert rehearsal.asked == asked
     assert on_a_gpu(tmp_path, rehearsal, 800, kept=EAGER).steps == EAGER
-    elsewhere = on_a_gpu(tmp_path / "elsewhere", Rehearsal(captured_step="there is no GPU"), 800, kept=CAPTURED)
-    assert elsewhere == Speed(EAGER, "eager steps: there is no GPU")
+    for _ in range(2):  # it is not remembered as one that can be captured
+        elsewhere = on_a_gpu(tmp_path / "elsewhere", Rehearsal(captured_step="there is no GPU"), 800, kept=CAPTURED)
+        assert elsewhere == Speed(EAGER, "eager steps: there is no GPU")
+
+
+def test_on_a_gpu_a_short_run_is_eager_whatever_is_remembered(tmp_path: Path) -> None:
+    rehearsal = Rehearsal()
+    assert on_a_gpu(tmp_path, rehearsal, 800).steps == CAPTURED
+    assert on_a_gpu(tmp_path, rehearsal, 20).steps == EAGER
+    assert rehearsal.asked == []

@@ -112,10 +112,14 @@ def compiled_pace(config: Config, splits: "Splits", paces: Sequence[Pace], work:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.processor()
         own = stepping(config, prepared, trainer, name)
         known = own.memory.recall()
-        if device.type == "cuda":
-            known.captured = known.captured or paces[0].seconds
-        known.eager = known.eager or paces[0].seconds
-        _, compiled, compiling = estimates(known, own.work)
+        # On a GPU those of ``paces`` are captured ones, where that can be.
+        pace = paces[0].seconds
+        plain = (
+            dataclasses.replace(known, captured=pace)
+            if device.type == "cuda"
+            else dataclasses.replace(known, eager=pace)
+        )
+        _, compiled, compiling = estimates(plain, own.work)
         if known.obstacle or work * (best - compiled) <= compiling:
             return None
         if known.compiled is None or known.compiling is None:
@@ -156,12 +160,12 @@ def _pace(config: Config, splits: "Splits", size: int) -> Pace:
         with precision:
             took = _timed_on_a_gpu(module, batches) if device.type == "cuda" else _timed(module, batches)
         # The lower quartile: what else runs on the machine makes steps longer, never shorter.
-        quartile = statistics.quantiles(took, n=4)[0] if len(took) > 1 else min(took)
+        quartile = statistics.quantiles(took, n=4, method="inclusive")[0] if len(took) > 1 else took[0]
         return Pace(size, quartile / size, max(0, peak_memory(device) - before))
 
 
 def _timed(module: Any, batches: Iterator[Any]) -> list[float]:
-    """Seconds of steps, those of warming up left out where there are others."""
+    """Seconds of steps, those of warming up left out; of so few that nothing else would be left, of the shortest one."""
     took: list[float] = []
     for step, batch in zip(range(WARM_UP + 4 * LEAST_STEPS), batches, strict=False):
         started = time.perf_counter()
@@ -169,7 +173,7 @@ def _timed(module: Any, batches: Iterator[Any]) -> list[float]:
         took.append(time.perf_counter() - started)
         if len(took) >= WARM_UP + LEAST_STEPS and sum(took) > 0.1:
             break
-    return took[WARM_UP:] if len(took) > WARM_UP + 1 else took
+    return took[WARM_UP:] if len(took) > WARM_UP + 1 else [min(took)]
 
 
 def _timed_on_a_gpu(module: Any, batches: Iterator[Any]) -> list[float]:

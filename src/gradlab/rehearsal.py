@@ -65,8 +65,8 @@ class Rehearsal:
             except torch.OutOfMemoryError:
                 return "there is no memory for trying others out"
 
-    def captured(self, timed: bool = True) -> float | str:
-        """Seconds of an eager step captured in a CUDA graph (0 if not ``timed``); or why there is none."""
+    def captured(self) -> float | str:
+        """Seconds of an eager step captured in a CUDA graph; or why there is none."""
         if not self.like.is_cuda:
             return "there is no GPU"
         with self._apart():
@@ -79,7 +79,7 @@ class Rehearsal:
                 return str(error)
             except Exception as error:  # a library's network can do anything at all
                 return f"a CUDA graph does not take this network ({type(error).__name__}: {_first_line(error)})"
-            return self._timed(twin) if timed else 0.0
+            return self._timed(twin)
 
     def compiled(self, timed: bool = True) -> tuple[float, float] | str:
         """Seconds of the compilation, and of a step of what it has made (0 if not ``timed``); or why there is none."""
@@ -113,7 +113,7 @@ class Rehearsal:
             took.append(time.perf_counter() - began)
         # The lower quartile: what else runs on the machine makes steps longer, never shorter.
         timed = took[min(WARM_UP, len(took) - 1) :]
-        return statistics.quantiles(timed, n=4)[0] if len(timed) > 1 else timed[0]
+        return statistics.quantiles(timed, n=4, method="inclusive")[0] if len(timed) > 1 else timed[0]
 
     @contextlib.contextmanager
     def _apart(self) -> Iterator[None]:

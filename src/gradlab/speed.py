@@ -1,5 +1,5 @@
-"""Which steps a run takes: eager ones, on a GPU captured ones, or those of one compiled function. Compiling takes seconds, so it
-must pay for the run; capturing takes a few steps.
+"""Which steps a run takes: eager ones, on a GPU captured ones, or those of one compiled function. Compiling takes
+seconds, so it must pay for the run; capturing takes a few steps.
 
 ``trainer.speed=safe`` takes eager steps, ``max`` compiled ones wherever there are any, and ``auto`` decides by the length of
 the run. It asks in three stages, each dearer than the one before, and ends as soon as the answer is known: the work of a
@@ -131,12 +131,16 @@ def choose(
         tried = rehearse().compiled(timed=False)
         return Speed(EAGER, f"eager steps: {tried}") if isinstance(tried, str) else Speed(COMPILED, "compiled steps")
     if kept == CAPTURED:
-        known = captures and memory.recall().captured is not None
-        obstacle = 0.0 if known else rehearse().captured(timed=False)
-        return (
-            Speed(EAGER, f"eager steps: {obstacle}") if isinstance(obstacle, str) else Speed(CAPTURED, "captured steps")
-        )
-    captures = captures and steps >= WORTH_CAPTURING
+        paces = memory.recall()
+        if not captures or paces.captured is None:
+            timed = rehearse().captured()
+            if isinstance(timed, str):
+                return Speed(EAGER, f"eager steps: {timed}")
+            paces.captured = timed
+            memory.keep(paces)
+        return Speed(CAPTURED, "captured steps")
+    if captures and steps < WORTH_CAPTURING:
+        return Speed(EAGER, f"eager steps: {steps:,} are too few to be captured")
     if steps * work.seconds_at_most * (1 - LEAST_RATIO) < LEAST_COMPILING and not captures:
         return Speed(EAGER, f"eager steps: all {steps:,} are over before a compilation would be")
     paces = memory.recall()
