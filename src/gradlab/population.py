@@ -22,9 +22,7 @@ from gradlab.stacked.losses import losses_of
 from gradlab.stacked.network import Stack
 from gradlab.stacked.updates import update_for
 from gradlab.views import answers
-from gradlab.whole_step import Bounds, Masks, Tensors, WholeStep, shapes_of
-
-Tuple = tuple[Batch, ...]
+from gradlab.whole_step import Batches, Bounds, Masks, Tensors, WholeStep, shapes_of
 
 
 class Population(Classifier):
@@ -118,7 +116,7 @@ class Population(Classifier):
                 member.after_step(step)
         return measured
 
-    def _at_once(self, batches: Tuple) -> Measured | None:
+    def _at_once(self, batches: Batches) -> Measured | None:
         """The step as one launch; None where it was not made, because the batch is short."""
         if self._whole is None or batches[0].images.shape > self._whole.shapes[0]:  # the first may have been short
             assert self.update is not None
@@ -136,7 +134,7 @@ class Population(Classifier):
         wanted = self.compiles or (self.captures and self.stack.flat.is_cuda)
         return wanted and self.update is not None and not_of_tensors_alone(self.learner) is None
 
-    def _passes(self, batches: Tuple) -> list[tuple[torch.Tensor, bool]]:
+    def _passes(self, batches: Batches) -> list[tuple[torch.Tensor, bool]]:
         """The images of each forward pass of a step, and whether all members share them."""
         accumulate = self._members[0].accumulate
         pieces = [batches]
@@ -144,32 +142,31 @@ class Population(Classifier):
             pieces = list(zip(*(parts_of(batch, accumulate) for batch in batches), strict=True))
         return [self._images(own) for own in pieces]
 
-    def _images(self, batches: Tuple) -> tuple[torch.Tensor, bool]:
+    def _images(self, batches: Batches) -> tuple[torch.Tensor, bool]:
         if len(batches) == 1:
             return batches[0].images, True
         return torch.cat([batch.images for _, batch in self._seen(self._members, batches)]), False
 
     def _gradients(
         self,
-        batches: Tuple,
+        batches: Batches,
         bounds: Bounds,
         masks: Masks | None = None,
-        trained: Tensors | None = None,
-        buffers: Tensors | None = None,
+        tensors: Tensors | None = None,
     ) -> tuple[Measured, list[torch.Tensor]]:
         """See ``whole_step.Gradients``."""
-        others = None if trained is None else {**trained, **(buffers or {})}
-        leaves = list((trained or self.stack.parameters).values())
-        measured, gradients = self._unbounded(batches, masks, others, leaves)
+        measured, gradients = self._unbounded(batches, masks, tensors)
         return measured + clip(gradients, *bounds), gradients
 
     def _unbounded(
-        self, batches: Tuple, masks: Masks | None, others: Tensors | None, leaves: list[torch.Tensor]
+        self, batches: Batches, masks: Masks | None, tensors: Tensors | None
     ) -> tuple[Measured, list[torch.Tensor]]:
         members = self._members
         first = members[0]
+        own = self.stack.parameters
+        leaves = [own[name] if tensors is None else tensors[name] for name in own]
         if first.accumulate == 1:
-            losses, correct = self._forward(members, batches, masks, others)
+            losses, correct = self._forward(members, batches, masks, tensors)
             return (losses.detach(), correct), list(torch.autograd.grad(losses.sum(), leaves))
         wholes = [
             member.loss_config.weight(batch, member.class_weights) for member, batch in self._seen(members, batches)
@@ -180,7 +177,7 @@ class Population(Classifier):
                 member.loss_config.weight(part, member.class_weights) / whole
                 for (member, part), whole in zip(self._seen(members, pieces), wholes, strict=True)
             ]
-            losses, correct = self._forward(members, pieces, masks, others)
+            losses, correct = self._forward(members, pieces, masks, tensors)
             # Without weights of the classes a share is that of the images, and the same number for all.
             losses = losses * (torch.stack(shares).to(losses) if isinstance(shares[0], torch.Tensor) else shares[0])
             torch._foreach_add_(gradients, torch.autograd.grad(losses.sum(), leaves))
@@ -188,11 +185,11 @@ class Population(Classifier):
         return tuple(torch.stack(numbers).sum(0) for numbers in zip(*told, strict=True)), gradients
 
     def _forward(
-        self, members: Sequence[Learner], batches: Tuple, masks: Masks | None, others: Tensors | None
+        self, members: Sequence[Learner], batches: Batches, masks: Masks | None, tensors: Tensors | None
     ) -> Measured:
         images, shared = self._images(batches)
         drawn = self.stack.draw(images, shared) if masks is None else next(masks)
-        logits = self.stack.compute(images, drawn, shared, others)
+        logits = self.stack.compute(images, drawn, shared, tensors)
         labels = batches[0].labels
         if not shared:
             labels = torch.stack([batch.labels for _, batch in self._seen(members, batches)])
@@ -204,7 +201,7 @@ class Population(Classifier):
         )
         return losses, (logits.detach().argmax(2) == labels).sum(1)
 
-    def _seen(self, members: Sequence[Learner], batches: Tuple) -> list[tuple[Learner, Batch]]:
+    def _seen(self, members: Sequence[Learner], batches: Batches) -> list[tuple[Learner, Batch]]:
         """Each member with the batch that its seed gives it."""
         if len(batches) == 1:
             return [(member, batches[0]) for member in members]
@@ -338,7 +335,7 @@ class _Kept(RandomState):
         self._state = state
 
 
-def _tuple(batch: Any) -> Tuple:
+def _tuple(batch: Any) -> Batches:
     return (batch,) if isinstance(batch, Batch) else batch
 
 

@@ -27,8 +27,7 @@ class Gradients(Protocol):
         batches: Batches,
         bounds: Bounds,
         masks: Masks | None = None,
-        trained: Tensors | None = None,
-        buffers: Tensors | None = None,
+        tensors: Tensors | None = None,
     ) -> tuple[Measured, list[torch.Tensor]]:
         """The members' losses, right answers and norms, each [members], and the gradients of all parameters, [members, …].
 
@@ -36,7 +35,7 @@ class Gradients(Protocol):
             batches: one for each different seed.
             bounds: of the gradients' values and norms.
             masks: of dropout, for each forward pass, where they are drawn already.
-            trained, buffers: in place of the stack's own parameters and buffers.
+            tensors: in place of the stack's own parameters and buffers, by their names.
         """
 
 
@@ -78,7 +77,8 @@ class WholeStep:
 
     def __call__(self, batches: Batches) -> Measured:
         """Make the step: as it is where it can be neither captured nor compiled, and ``failed`` is set then."""
-        masks = [mask for images, shared in self._passes(batches) for mask in self.stack.draw(images, shared)]
+        passes = self._passes(batches) if self.stack.drops else []
+        masks = [mask for images, shared in passes for mask in self.stack.draw(images, shared)]
         given: Given = [*(tensor for batch in batches for tensor in batch), *masks]
         self.update.prepare()
         try:
@@ -120,7 +120,7 @@ class WholeStep:
         }
         batches, masks = self._parted(given)
         with torch.enable_grad():
-            measured, gradients = self._gradients(batches, bounds, masks, trained, buffers)
+            measured, gradients = self._gradients(batches, bounds, masks, {**trained, **buffers})
         self.update.formula(flat, gradients, states, numbers)
         return torch.stack([each.double() for each in measured])
 

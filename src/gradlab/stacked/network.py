@@ -32,6 +32,7 @@ class Stack:
         networks: the members' own.
         size: how many they are.
         flat, columns, parameters, buffers: see ``storage.Storage``.
+        drops: whether a forward pass draws dropout masks.
         layouts: how each trained parameter's numbers lie in its columns.
 
     Raises:
@@ -66,7 +67,7 @@ class Stack:
         self._network = stacked_network(self.networks, storage, self._fold).train()
         self._sees_shared = any(isinstance(layer, Stacked) and layer.first for layer in self._network.modules())
         rates = [_rates(network) for network in self.networks]
-        self._drops = any(any(own) for own in rates)
+        self.drops = any(any(own) for own in rates)
         self._streams = Streams(states, rates, self.flat.device)
         self._sites: dict[object, list[Site]] = {}
 
@@ -84,7 +85,7 @@ class Stack:
     def draw(self, images: torch.Tensor, shared: bool = True) -> tuple[torch.Tensor, ...]:
         """The dropout masks of the next forward pass over such images: the next of each member's random numbers."""
         self._try(images.shape[1:])
-        if not self._drops:
+        if not self.drops:
             return ()
         autocast = torch.is_autocast_enabled(images.device.type)
         key = (images.shape, images.dtype, shared, autocast and torch.get_autocast_dtype(images.device.type))
