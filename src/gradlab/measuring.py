@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gradlab import environment
+from gradlab.allocator import give_back_freed_memory
 from gradlab.captured import WARM_UP as CALLS
 from gradlab.classifier import Classifier
 from gradlab.compiled import CompiledStep, Uncompilable
@@ -209,6 +210,7 @@ def forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
+        give_back_freed_memory()  # or the most would be what has been in use before
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 

@@ -104,9 +104,11 @@ def prepare(
     """
     import torch
 
+    from gradlab.allocator import keep_freed_memory
     from gradlab.models.trace import trace
     from gradlab.seeds import derive
 
+    keep_freed_memory()
     first = configs[0]
     torch.manual_seed(derive(first.seed, "forward"))
     data = image_data(configs, splits)
