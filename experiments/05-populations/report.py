@@ -75,6 +75,7 @@ def differences(rows: list[dict[str, str]]) -> list[str]:
 
 def on_a_gpu(rows: list[dict[str, str]]) -> str:
     """The same of a GPU."""
+    sgd = next(row for row in rows if (row["model"], row["precision"], row["optimizer"]) == ("mlp", "fp32", "sgd"))
     return "\n".join(
         [
             "### On an NVIDIA H200",
@@ -82,8 +83,8 @@ def on_a_gpu(rows: list[dict[str, str]]) -> str:
             "The same there (`compare.py --device cuda`), as far as eleven minutes went; the rows of the ViT in float64 and of ResNet-9 are of "
             "captured populations, the others of eager ones. In fp32 matrix products and convolutions take TF32's factors of ten bits, and a "
             "population's kernels round them otherwise than a single run's, which 200 steps make larger, most with optimizers that divide by "
-            "small numbers. (A bias begins at zero, so with SGD it is as exact as its gradients: the MLP's differ by 0.0018, which is TF32's "
-            "rounding.) That TF32 is the reason was not checked by turning it off.",
+            f"small numbers. (A bias begins at zero, so with SGD it is as exact as its gradients: the MLP's differ by {sgd['tensors']}, which is "
+            "TF32's rounding.) That TF32 is the reason was not checked by turning it off.",
             "",
             *differences(rows),
             "",
