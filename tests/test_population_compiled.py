@@ -71,8 +71,8 @@ def test_once_a_member_has_left_steps_are_eager(compose: Compose, tmp_path: Path
     assert together[0].result["speed"] == "eager"
 
 
-def test_what_cannot_be_compiled_is_made_as_it_is(
-    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_be_compiled_is_made_as_it_is_and_said(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(step: Callable[..., torch.Tensor], tensors: list[torch.Tensor]) -> Callable[..., torch.Tensor]:
         raise RuntimeError("there is no compiler")
@@ -80,6 +80,9 @@ def test_what_cannot_be_compiled_is_made_as_it_is(
     monkeypatch.setattr(compiled, "traced_and_compiled", fails)
     own = members(*MLP, "trainer.precision=fp64", steps=10)
     whole = train(compose, tmp_path / "whole", [[*each, "trainer.speed=max"] for each in own], True)
+    said = "eager steps: torch.compile does not take this network (RuntimeError: there is no compiler)"
+    assert said in capsys.readouterr().out
     for one, other in zip(whole, train(compose, tmp_path / "eager", own, True), strict=True):
         assert_same(one, other, 1e-9)
         assert one.result["speed"] == "eager"
+    assert "eager steps" not in capsys.readouterr().out

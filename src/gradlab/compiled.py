@@ -186,6 +186,12 @@ def not_of_tensors_alone(learner: Learner) -> str | None:
     return None
 
 
+def refusal(taker: str, error: Exception) -> str:
+    """What to say where ``taker``, such as torch.compile, has failed: it can in any way at all."""
+    line = (str(error).strip().splitlines() or [""])[0][:200]
+    return f"{taker} does not take this network ({type(error).__name__}: {line})"
+
+
 def given(gradient: torch.Tensor | None) -> torch.Tensor:
     """``gradient``, which is there."""
     if gradient is None:
@@ -252,14 +258,19 @@ def traced_and_compiled(
 
     traced = make_fx(step)(*(tensor.clone() for tensor in tensors))
     compiled: Callable[..., torch.Tensor] = torch.compile(
-        traced, backend=BACKEND, fullgraph=True, dynamic=False, options=_unguarded()
+        traced, backend=BACKEND, fullgraph=True, dynamic=False, options=_options()
     )
     return compiled
 
 
-def _unguarded() -> dict[str, Any]:
-    """Called with tensors of one kind only, which a key stands for: nothing need be checked in each step."""
-    return {"guard_filter_fn": lambda guards: [False] * len(guards)}
+def _options() -> dict[str, Any]:
+    # Called with tensors of one kind only, which a key stands for: nothing need be checked in each step.
+    options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
+    if BACKEND == "inductor":
+        from gradlab.winograd.substitution import Winograd
+
+        options["post_grad_custom_pre_pass"] = Winograd()
+    return options
 
 
 def _compiled(step: Step) -> Step:
@@ -267,7 +278,7 @@ def _compiled(step: Step) -> Step:
     own: Any = step
     code = own.__code__.replace(co_name=f"step_{len(_functions)}")
     alone = types.FunctionType(code, own.__globals__, code.co_name, own.__defaults__, own.__closure__)
-    options = _unguarded()
+    options = _options()
     if BACKEND == "inductor":
         options["fallback_random"] = True  # dropout draws from the run's generator, whose state a checkpoint keeps
     compiled: Step = torch.compile(alone, backend=BACKEND, fullgraph=True, dynamic=False, options=options)

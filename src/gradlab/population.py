@@ -55,6 +55,8 @@ class Population(Classifier):
         self.learners = list(learners)
         self.networks = nn.ModuleList(learner.model for learner in learners)
         self.seeds = list(seeds)
+        self.obstacle: str | None = None
+        """Why steps are eager that were to be captured or compiled, in a few words."""
         self.active = list(range(len(learners)))
         """The members that still train, in the stack's order."""
         self._stream_of = {seed: index for index, seed in enumerate(dict.fromkeys(seeds))}
@@ -127,12 +129,19 @@ class Population(Classifier):
         if shapes_of(batches) != self._whole.shapes:
             return None
         measured = self._whole(batches)
-        self._launches = not self._whole.failed
+        self.obstacle = self._whole.obstacle
+        self._launches = self.obstacle is None
         return measured
 
     def _can_launch(self) -> bool:
-        wanted = self.compiles or (self.captures and self.stack.flat.is_cuda)
-        return wanted and self.update is not None and not_of_tensors_alone(self.learner) is None
+        if self.obstacle or not (self.compiles or (self.captures and self.stack.flat.is_cuda)):
+            return False
+        if self.update is None:
+            kind = type(self.learner.optimizer).__name__
+            self.obstacle = f"the optimizer {kind} steps each member by itself"
+        else:
+            self.obstacle = not_of_tensors_alone(self.learner)
+        return self.obstacle is None
 
     def _passes(self, batches: Batches) -> list[tuple[torch.Tensor, bool]]:
         """The images of each forward pass of a step, and whether all members share them."""

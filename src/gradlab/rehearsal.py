@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gradlab.captured import WARM_UP as CALLS
-from gradlab.compiled import CompiledStep, Uncompilable, check_compilable, not_of_tensors_alone
+from gradlab.compiled import CompiledStep, Uncompilable, check_compilable, not_of_tensors_alone, refusal
 from gradlab.data.device import Batch
 from gradlab.learner import Learner, Measured
 
@@ -78,7 +78,7 @@ class Rehearsal:
             except Uncompilable as error:
                 return str(error)
             except Exception as error:  # a library's network can do anything at all
-                return f"a CUDA graph does not take this network ({type(error).__name__}: {_first_line(error)})"
+                return refusal("a CUDA graph", error)
             return self._timed(twin)
 
     def compiled(self, timed: bool = True) -> tuple[float, float] | str:
@@ -100,7 +100,7 @@ class Rehearsal:
             except Uncompilable as error:
                 return str(error)
             except Exception as error:  # a compiler can fail in any way at all
-                return f"torch.compile does not take this network ({type(error).__name__}: {_first_line(error)})"
+                return refusal("torch.compile", error)
             return compiling, self._timed(twin) if timed else 0.0
 
     def _timed(self, learner: Learner) -> float:
@@ -126,7 +126,3 @@ class Rehearsal:
 def _wait_for(told: Measured) -> None:
     if told[0].is_cuda:
         torch.cuda.synchronize(told[0].device)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]

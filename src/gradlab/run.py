@@ -212,6 +212,8 @@ def run_together(
                 for ending in endings:
                     if module.steps != taken and not ending.run.over:
                         ending.run.know(speed=module.steps)
+                if module.obstacle:
+                    screen.print(f"eager steps: {module.obstacle}", highlight=False, soft_wrap=True, markup=False)
 
             # The only look at the test set, by the networks that validation chose.
             left = [(ending, ending.status()) for ending in endings if not ending.run.over]

@@ -67,7 +67,8 @@ class WholeStep:
         self.update = update
         self.shapes = shapes_of(batches)
         self.compiles = compiles
-        self.failed = False
+        self.obstacle: str | None = None
+        """Why steps can be neither captured nor compiled, once one could not."""
         self._gradients = gradients
         self._bounds = bounds
         self._passes = passes
@@ -76,7 +77,7 @@ class WholeStep:
         self._captured = Captured(self._made) if stack.flat.is_cuda else None
 
     def __call__(self, batches: Batches) -> Measured:
-        """Make the step: as it is where it can be neither captured nor compiled, and ``failed`` is set then."""
+        """Make the step: as it is where it can be neither captured nor compiled, and ``obstacle`` says why."""
         passes = self._passes(batches) if self.stack.drops else []
         masks = [mask for images, shared in passes for mask in self.stack.draw(images, shared)]
         given: Given = [*(tensor for batch in batches for tensor in batch), *masks]
@@ -85,8 +86,8 @@ class WholeStep:
             return tuple(self._made(given) if self._captured is None else self._captured(given))
         except torch.OutOfMemoryError:
             raise
-        except Exception:  # a library's network can do anything at all, and a compiler fail in any way
-            self.failed = True
+        except Exception as error:  # a library's network can do anything at all, and a compiler fail in any way
+            self.obstacle = compiled.refusal("torch.compile" if self.compiles else "a CUDA graph", error)
             return self._as_it_is(given)
 
     def _made(self, given: Given) -> Measured:
