@@ -267,9 +267,9 @@ def _options() -> dict[str, Any]:
     # Called with tensors of one kind only, which a key stands for: nothing need be checked in each step.
     options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
     if BACKEND == "inductor":
-        from gradlab.winograd.substitution import Winograd
+        from gradlab.cpu.rewriting import Rewriting
 
-        options["post_grad_custom_pre_pass"] = Winograd()
+        options["post_grad_custom_pre_pass"] = Rewriting()
     return options
 
 

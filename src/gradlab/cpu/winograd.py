@@ -8,36 +8,40 @@ from collections.abc import Iterator
 
 import torch
 
-from gradlab.winograd.transforms import NUMBERS, of_images, of_kernels, tiles_of
+from gradlab.cpu.library import call, channels_last, empty_like_images
 
+NUMBERS = 36
+"""That a tile has once it is transformed, for each channel."""
+TILE = 4
+"""Pixels of an output on each side of a tile."""
 LEAST_TILES = 64
 """At once: fewer, and a product of matrices is mostly reading its second factor."""
 REREAD = 2**17
 """Bytes of transformed kernels for each tile at once: the kernels are read anew for each group of tiles."""
 
 
-@torch.library.custom_op("gradlab::winograd", mutates_args=())
+@torch.library.custom_op("gradlab::winograd", mutates_args=(), tags=(torch.Tag.needs_fixed_stride_order,))
 def winograd(images: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
     """``F.conv2d(images, kernels, padding=1)``.
 
     Args:
         images: [images, channels, height, width], float32 on the CPU.
-        kernels: [outputs, channels, 3, 3]; both numbers of channels are multiples of ``transforms.LANES``.
+        kernels: [outputs, channels, 3, 3]; both numbers of channels are multiples of ``library.LANES``.
 
     Returns:
         [images, outputs, height, width], channels last.
     """
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = channels_last(images)
     transformed = _transformed(kernels)
     outputs = _like(images, len(kernels))
     for own, tiles, products in _groups(images, transformed, outputs):
-        of_images("tiles_of_images", images[own], tiles)
+        _of_images("tiles_of_images", images[own], tiles)
         torch.bmm(tiles, transformed.transpose(1, 2), out=products)
-        of_images("outputs_of_products", outputs[own], products)
+        _of_images("outputs_of_products", outputs[own], products)
     return outputs
 
 
-@torch.library.custom_op("gradlab::winograd_backward", mutates_args=())
+@torch.library.custom_op("gradlab::winograd_backward", mutates_args=(), tags=(torch.Tag.needs_fixed_stride_order,))
 def winograd_backward(
     gradient: torch.Tensor, images: torch.Tensor, kernels: torch.Tensor, by_images: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,20 +52,20 @@ def winograd_backward(
         images, kernels: see ``winograd``.
         by_images: whether the first is wanted; else it is empty.
     """
-    images = images.contiguous(memory_format=torch.channels_last)
-    gradient = gradient.contiguous(memory_format=torch.channels_last)
+    images = channels_last(images)
+    gradient = channels_last(gradient)
     transformed = _transformed(kernels)
     kernels_gradient = torch.zeros_like(transformed)
     images_gradient = _like(images, images.shape[1]) if by_images else images.new_empty(0)
     for own, tiles, products in _groups(images, transformed, gradient):
-        of_images("products_of_outputs", gradient[own], products)
+        _of_images("products_of_outputs", gradient[own], products)
         if by_images:
             torch.bmm(products, transformed, out=tiles)
-            of_images("images_of_tiles", images_gradient[own], tiles)
-        of_images("tiles_of_images", images[own], tiles)
+            _of_images("images_of_tiles", images_gradient[own], tiles)
+        _of_images("tiles_of_images", images[own], tiles)
         torch.baddbmm(kernels_gradient, products.transpose(1, 2), tiles, out=kernels_gradient)
-    result = torch.empty_like(kernels, memory_format=torch.channels_last)
-    of_kernels("kernels_of_transformed", result, kernels_gradient)
+    result = empty_like_images(kernels, kernels.shape[1], 3, 3)
+    call("winograd_kernels_of_transformed", result, kernels_gradient, *kernels.shape[:2])
     return images_gradient, result
 
 
@@ -75,20 +79,29 @@ def _(
     gradient: torch.Tensor, images: torch.Tensor, kernels: torch.Tensor, by_images: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     images_gradient = _like(images, images.shape[1]) if by_images else images.new_empty(0)
-    return images_gradient, torch.empty_like(kernels, memory_format=torch.channels_last)
+    return images_gradient, empty_like_images(kernels, kernels.shape[1], 3, 3)
 
 
 def _like(images: torch.Tensor, channels: int) -> torch.Tensor:
-    """Images of so many channels, their numbers unset; channels last whatever the sizes, where torch says of [.., 1, 1] that it is."""
-    count, _, height, width = images.shape
-    return images.new_empty(count, height, width, channels).permute(0, 3, 1, 2)
+    return empty_like_images(images, channels, *images.shape[2:])
+
+
+def tiles_of(height: int, width: int) -> int:
+    """The tiles of an image."""
+    return -(-height // TILE) * -(-width // TILE)
+
+
+def _of_images(name: str, images: torch.Tensor, tiles: torch.Tensor) -> None:
+    """[images, channels, height, width], and [36, at least their tiles, channels]: one becomes the other."""
+    count, channels, height, width = images.shape
+    call(f"winograd_{name}", images, tiles, count, height, width, channels, tiles.stride(0))
 
 
 def _transformed(kernels: torch.Tensor) -> torch.Tensor:
     """[36, outputs, channels]"""
-    kernels = kernels.contiguous(memory_format=torch.channels_last)
+    kernels = channels_last(kernels)
     made = kernels.new_empty(NUMBERS, *kernels.shape[:2])
-    of_kernels("transformed_kernels", kernels, made)
+    call("winograd_transformed_kernels", kernels, made, *kernels.shape[:2])
     return made
 
 
@@ -108,5 +121,7 @@ def _groups(
         own = slice(start, min(start + group, count))
         rows = (own.stop - start) * tiles + 1
         if not memory or memory[0].shape[1] != rows:
-            memory = [images.new_zeros(NUMBERS, rows, each) for each in (channels, outputs.shape[1])]
+            memory = [images.new_empty(NUMBERS, rows, each) for each in (channels, outputs.shape[1])]
+            for own_memory in memory:
+                own_memory[:, -1].zero_()
         yield own, memory[0], memory[1]

@@ -1,25 +1,15 @@
 /*
  * The transforms of Winograd's convolution F(4x4, 3x3), and what takes gradients back through them.
  *
- * Images are [images, height, width, channels], kernels [outputs, 3, 3, channels], both float. A tile is 4x4 pixels of an output,
- * and the 6x6 of the input that it depends on: its own and one more on every side, zeros outside of the image. Transformed, a
- * tile is 36 numbers for each channel, and those of all tiles are [36, tiles, channels]; `position` is how many floats lie
- * between two of the 36. Channels are a multiple of LANES.
+ * A tile is 4x4 pixels of an output, and the 6x6 of the input that it depends on: its own and one more on every side, zeros
+ * outside of the image. Transformed, a tile is 36 numbers for each channel, and those of all tiles are [36, tiles, channels];
+ * `position` is how many floats lie between two of the 36. Channels are a multiple of LANES.
  */
-#include <stddef.h>
-#include <string.h>
-
-typedef ptrdiff_t count;
-enum { LANES = 8 };
-typedef float lanes __attribute__((vector_size(4 * LANES)));
-typedef float unaligned_lanes __attribute__((vector_size(4 * LANES), aligned(4)));
-
-static inline lanes load(const float *from) { return *(const unaligned_lanes *)from; }
-static inline void store(float *to, lanes value) { *(unaligned_lanes *)to = value; }
+#include "common.h"
 
 /* The three matrices of Lavin and Gray, and their transposes: of numbers `step` apart. */
 
-static inline void input(const lanes *from, int step, lanes *to) {
+INLINE void input(const lanes *from, int step, lanes *to) {
     lanes d0 = from[0], d1 = from[step], d2 = from[2 * step], d3 = from[3 * step], d4 = from[4 * step], d5 = from[5 * step];
     lanes even = d4 - 4 * d2, odd = d3 - 4 * d1, even2 = d4 - d2, odd2 = 2 * (d3 - d1);
     to[0] = 4 * d0 - 5 * d2 + d4;
@@ -30,7 +20,7 @@ static inline void input(const lanes *from, int step, lanes *to) {
     to[5] = 4 * d1 - 5 * d3 + d5;
 }
 
-static inline void input_transposed(const lanes *from, int step, lanes *to) {
+INLINE void input_transposed(const lanes *from, int step, lanes *to) {
     lanes v0 = from[0], v1 = from[step], v2 = from[2 * step], v3 = from[3 * step], v4 = from[4 * step], v5 = from[5 * step];
     lanes sum = v1 + v2, difference = v1 - v2, sum2 = v3 + v4, difference2 = v3 - v4;
     to[0] = 4 * v0;
@@ -41,7 +31,7 @@ static inline void input_transposed(const lanes *from, int step, lanes *to) {
     to[5] = v5;
 }
 
-static inline void output(const lanes *from, int step, lanes *to) {
+INLINE void output(const lanes *from, int step, lanes *to) {
     lanes m0 = from[0], m1 = from[step], m2 = from[2 * step], m3 = from[3 * step], m4 = from[4 * step], m5 = from[5 * step];
     lanes sum = m1 + m2, difference = m1 - m2, sum2 = m3 + m4, difference2 = m3 - m4;
     to[0] = m0 + sum + sum2;
@@ -50,7 +40,7 @@ static inline void output(const lanes *from, int step, lanes *to) {
     to[3] = difference + 8 * difference2 + m5;
 }
 
-static inline void output_transposed(const lanes *from, int step, lanes *to) {
+INLINE void output_transposed(const lanes *from, int step, lanes *to) {
     lanes y0 = from[0], y1 = from[step], y2 = from[2 * step], y3 = from[3 * step];
     lanes even = y0 + y2, odd = y1 + y3, even2 = y0 + 4 * y2, odd2 = 2 * y1 + 8 * y3;
     to[0] = y0;
@@ -61,7 +51,7 @@ static inline void output_transposed(const lanes *from, int step, lanes *to) {
     to[5] = y3;
 }
 
-static inline void kernel(const lanes *from, int step, lanes *to) {
+INLINE void kernel(const lanes *from, int step, lanes *to) {
     lanes g0 = from[0], g1 = from[step], g2 = from[2 * step];
     lanes even = g0 + g2, even2 = g0 * (1 / 24.0f) + g2 * (1 / 6.0f), odd2 = g1 * (1 / 12.0f);
     to[0] = g0 * (1 / 4.0f);
@@ -72,7 +62,7 @@ static inline void kernel(const lanes *from, int step, lanes *to) {
     to[5] = g2;
 }
 
-static inline void kernel_transposed(const lanes *from, int step, lanes *to) {
+INLINE void kernel_transposed(const lanes *from, int step, lanes *to) {
     lanes u0 = from[0], u1 = from[step], u2 = from[2 * step], u3 = from[3 * step], u4 = from[4 * step], u5 = from[5 * step];
     lanes sum = (u1 + u2) * (1 / 6.0f), sum2 = u3 + u4;
     to[0] = u0 * (1 / 4.0f) - sum + sum2 * (1 / 24.0f);
@@ -83,7 +73,7 @@ static inline void kernel_transposed(const lanes *from, int step, lanes *to) {
 typedef void transform(const lanes *from, int step, lanes *to);
 
 /* The transform of rows and of columns: `from` is [size, size], `to` [result, result]. */
-static inline __attribute__((always_inline)) void both(
+INLINE void both(
     transform each, int size, int result, const lanes *from, lanes *to) {
     lanes between[36], line[6];
     for (int column = 0; column < size; column++) {
@@ -99,7 +89,7 @@ static inline __attribute__((always_inline)) void both(
 #define ACROSS ((width + 3) / 4)
 
 /* Pixels -> tiles. */
-void tiles_of_images(const float *image, float *tile, count images, count height, count width, count channels, count position) {
+void winograd_tiles_of_images(const float *image, float *tile, count images, count height, count width, count channels, count position) {
 #pragma omp parallel for collapse(3) schedule(static)
     for (count n = 0; n < images; n++)
         for (count down = 0; down < DOWN; down++)
@@ -119,7 +109,7 @@ void tiles_of_images(const float *image, float *tile, count images, count height
 }
 
 /* The gradient by tiles -> that by pixels, which is the sum over the tiles that a pixel is part of. */
-void images_of_tiles(float *image, const float *tile, count images, count height, count width, count channels, count position) {
+void winograd_images_of_tiles(float *image, const float *tile, count images, count height, count width, count channels, count position) {
 #pragma omp parallel for schedule(static)
     for (count n = 0; n < images; n++) {
         float *to = image + n * height * width * channels;
@@ -143,7 +133,7 @@ void images_of_tiles(float *image, const float *tile, count images, count height
 }
 
 /* Products -> outputs. */
-void outputs_of_products(float *image, const float *product, count images, count height, count width, count channels, count position) {
+void winograd_outputs_of_products(float *image, const float *product, count images, count height, count width, count channels, count position) {
 #pragma omp parallel for collapse(3) schedule(static)
     for (count n = 0; n < images; n++)
         for (count down = 0; down < DOWN; down++)
@@ -163,7 +153,7 @@ void outputs_of_products(float *image, const float *product, count images, count
 }
 
 /* The gradient by outputs -> that by products. */
-void products_of_outputs(const float *image, float *product, count images, count height, count width, count channels, count position) {
+void winograd_products_of_outputs(const float *image, float *product, count images, count height, count width, count channels, count position) {
 #pragma omp parallel for collapse(3) schedule(static)
     for (count n = 0; n < images; n++)
         for (count down = 0; down < DOWN; down++)
@@ -183,7 +173,7 @@ void products_of_outputs(const float *image, float *product, count images, count
 }
 
 /* Kernels [outputs, 3, 3, channels] -> [36, outputs, channels]. */
-void transformed_kernels(const float *weight, float *transformed, count outputs, count channels) {
+void winograd_transformed_kernels(const float *weight, float *transformed, count outputs, count channels) {
 #pragma omp parallel for schedule(static)
     for (count k = 0; k < outputs; k++)
         for (count channel = 0; channel < channels; channel += LANES) {
@@ -195,7 +185,7 @@ void transformed_kernels(const float *weight, float *transformed, count outputs,
 }
 
 /* The gradient by transformed kernels -> that by kernels. */
-void kernels_of_transformed(float *weight, const float *transformed, count outputs, count channels) {
+void winograd_kernels_of_transformed(float *weight, const float *transformed, count outputs, count channels) {
 #pragma omp parallel for schedule(static)
     for (count k = 0; k < outputs; k++)
         for (count channel = 0; channel < channels; channel += LANES) {
