@@ -42,12 +42,12 @@ def environment(**changes: str) -> dict[str, str]:
     return {**{key: value for key, value in os.environ.items() if key not in hidden}, "NO_COLOR": "1", **changes}
 
 
-def train(folder: Path, *arguments: str, timeout: float = 120, **variables: str) -> Finished:
+def train(folder: Path, *arguments: str, timeout: float = 900, **variables: str) -> Finished:
     """``python train.py`` with ``arguments``, in ``folder``."""
     return execute([sys.executable, str(ROOT / "train.py"), *arguments], folder, timeout, **variables)
 
 
-def gradlab(folder: Path, *arguments: str, timeout: float = 120, **variables: str) -> Finished:
+def gradlab(folder: Path, *arguments: str, timeout: float = 900, **variables: str) -> Finished:
     """``gradlab`` with ``arguments``, in ``folder``."""
     return execute([sys.executable, "-m", "gradlab", *arguments], folder, timeout, **variables)
 

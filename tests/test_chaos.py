@@ -43,6 +43,7 @@ def test_damaged_dataset_files_are_refused(tmp_path: Path, real_mnist: Path) -> 
     chaos(tmp_path, "damaged=6", "--data", str(real_mnist))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_marked_at_its_step(tmp_path: Path) -> None:
     chaos(tmp_path, "nonfinite=1")
 
@@ -52,6 +53,7 @@ def test_out_of_memory_says_what_was_tried(tmp_path: Path) -> None:
     chaos(tmp_path, "memory=1")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes the superuser")
 def test_a_full_disk_is_a_clean_exit(tmp_path: Path) -> None:
     chaos(tmp_path, "disk=1")

@@ -14,7 +14,7 @@ from processes import execute
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("corpus")
-    finished = execute([sys.executable, "-W", "error", pictures_corpus.__file__, str(folder)], folder, timeout=120)
+    finished = execute([sys.executable, "-W", "error", pictures_corpus.__file__, str(folder)], folder, timeout=900)
     assert finished.status == 0, finished.err
     assert finished.err == ""
     return dict(json.loads(finished.out))

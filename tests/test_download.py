@@ -295,7 +295,7 @@ def test_of_several_processes_one_fetches(offer: Offer, server: Server, certific
     # The certificate by the environment, as a company's own would be.
     variables = {**os.environ, "SSL_CERT_FILE": str(certificate), "no_proxy": "127.0.0.1"}
     processes = [subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    told = [process.communicate(timeout=60)[1] for process in processes]
+    told = [process.communicate(timeout=900)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, told
     assert server.asked == ["/good"]
     assert sum("Downloading" in lines for lines in told) == 1
@@ -376,6 +376,6 @@ def test_a_signal_ends_a_download_at_once_and_leaves_no_half_of_a_file(
     assert process.stderr is not None
     assert "Downloading x.gz" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 143, out + err
     assert files_in(tmp_path / "data") == []

@@ -16,7 +16,7 @@ ASHA = [
 
 
 def test_hopeless_rates_are_stopped_and_the_best_is_the_same(tmp_path: Path) -> None:
-    stopped = train(tmp_path, *ASHA, timeout=200)
+    stopped = train(tmp_path, *ASHA, timeout=900)
     assert stopped.status == 0, stopped.out + stopped.err
     folder, sweep = sweep_of(tmp_path)
     ended = {point["name"]: point["status"] for point in sweep["points"]}
@@ -50,11 +50,11 @@ def test_hopeless_rates_are_stopped_and_the_best_is_the_same(tmp_path: Path) -> 
 
     # For a sweep with early stopping they are done; one without runs them, and only them, to the end.
     before = {run.path.name for run in folder.run_folders()}
-    again = train(tmp_path, *ASHA, "resume=true", timeout=100)
+    again = train(tmp_path, *ASHA, "resume=true", timeout=900)
     assert again.status == 0, again.out + again.err
     assert "6 of 6 points are done" in again.out
     assert {run.path.name for run in folder.run_folders()} == before
-    whole = train(tmp_path, *ASHA[:-1], "resume=true", timeout=200)
+    whole = train(tmp_path, *ASHA[:-1], "resume=true", timeout=900)
     assert whole.status == 0, whole.out + whole.err
     assert "2 of 6 points are done" in whole.out
     assert {point["status"] for point in sweep_of(tmp_path)[1]["points"]} == {"finished"}
@@ -64,7 +64,7 @@ def test_hopeless_rates_are_stopped_and_the_best_is_the_same(tmp_path: Path) -> 
 
 def test_members_of_a_population_are_stopped_each_on_its_own(tmp_path: Path) -> None:
     halving = [*ASHA[:-2], "tracking=none", "hydra.launcher.population=6", "hydra.launcher.early_stopping=halving"]
-    done = train(tmp_path, *halving, timeout=200)
+    done = train(tmp_path, *halving, timeout=900)
     assert done.status == 0, done.out + done.err
     folder, sweep = sweep_of(tmp_path)
     assert {point["name"] for point in sweep["points"] if point["status"] == "finished"} == {

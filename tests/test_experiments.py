@@ -42,7 +42,12 @@ ONE_WORKER = (
 )  # no time to measure populations
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+LONG = ("deepobs", "initialisation", "optimizer-study")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in EXPERIMENTS]
+)
 def test_the_quick_form_of_each_runs(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     status = main([name, "--quick", "--output-dir", str(tmp_path), "--with", *ONE_WORKER])
     out, err = capfd.readouterr()

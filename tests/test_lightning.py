@@ -91,7 +91,7 @@ assert asked and 'torchmetrics.functional' in sys.modules and issubclass(pl.Trai
 
 
 def _run(program: str, folder: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -218,7 +218,7 @@ def test_without_timm_it_says_how_to_install_it(tmp_path: Path) -> None:
         "from gradlab.entry import main; sys.exit(main())"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=dict(os.environ)
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=900, env=dict(os.environ)
     )
     assert done.returncode == 2, done.stderr
     assert "pip install 'gradlab[timm]'" in done.stderr

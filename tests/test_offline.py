@@ -91,7 +91,7 @@ def test_finished_runs_are_summed_up() -> None:
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "gpu" / "check.py"), "--into", str(tmp_path / "into")]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
     assert done.returncode == 1
     assert "finds no CUDA device" in done.stderr
     assert not (tmp_path / "into").exists()
@@ -101,5 +101,5 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_a_rehearsal_walks_through_all_parts(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "gpu" / "check.py"), "--cpu-rehearsal", "--into", str(tmp_path)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=880)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr

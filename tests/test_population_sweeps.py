@@ -117,7 +117,7 @@ def test_a_plan_of_compiled_steps_is_followed(compose: Callable[..., DictConfig]
     entry = {"group": key_of(group), "members": 1, "compiled": True}
     named.write_text(json.dumps({"version": 1, "groups": [entry]}))
     swept = [*length, "optimizer.lr=0.001,0.002", "tracking=none", "-m", "hydra.launcher.workers=1"]
-    finished = train(tmp_path, *swept, f"hydra.launcher.plan={named}", timeout=280)
+    finished = train(tmp_path, *swept, f"hydra.launcher.plan={named}", timeout=900)
     assert finished.status == 0, finished.out + finished.err
     assert "2 points of adamw: alone, compiled (pinned)" in finished.out
     for result in results(finished).values():

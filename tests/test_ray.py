@@ -70,7 +70,7 @@ def assert_each_point_once(folder: Path, count: int) -> None:
 
 def test_a_ray_of_its_own(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs Ray: bash scripts/services.sh")
-    finished = train(tmp_path, *SLOW, "seed=0,1,2", "hydra.launcher.workers=2", timeout=400, **USUAL)
+    finished = train(tmp_path, *SLOW, "seed=0,1,2", "hydra.launcher.workers=2", timeout=900, **USUAL)
     assert finished.status == 0, finished.out + finished.err
     assert_each_point_once(tmp_path, 3)
 
@@ -93,7 +93,7 @@ def test_a_node_that_dies_costs_its_points_a_retry_from_their_checkpoints(tmp_pa
 
     wait_until(lambda: trained_beyond(12), process)
     cluster.kill(1)
-    out, _ = process.communicate(timeout=500)
+    out, _ = process.communicate(timeout=900)
     assert process.returncode == 0, out
     assert "its node or its actor there died" in out
     assert_each_point_once(tmp_path, 6)
@@ -113,7 +113,7 @@ def test_a_node_without_the_sweeps_storage_sends_its_runs(tmp_path: Path, cluste
         "hydra.launcher.ray.resources={apart: 1}",
         f"hydra.launcher.ray.scratch={scratch}",
     )
-    out, _ = process.communicate(timeout=500)
+    out, _ = process.communicate(timeout=900)
     assert process.returncode == 0, out
     assert_each_point_once(tmp_path, 3)
     assert not list(scratch.glob("*"))
@@ -121,6 +121,6 @@ def test_a_node_without_the_sweeps_storage_sends_its_runs(tmp_path: Path, cluste
 
 def test_what_is_wrong_with_ray_is_said(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs Ray: bash scripts/services.sh")
-    finished = train(tmp_path, *SLOW, "seed=0,1", "hydra.launcher.ray.address=127.0.0.1:1", timeout=200, **USUAL)
+    finished = train(tmp_path, *SLOW, "seed=0,1", "hydra.launcher.ray.address=127.0.0.1:1", timeout=900, **USUAL)
     assert finished.status == 1
     assert "Ray cannot be reached" in finished.err

@@ -369,15 +369,15 @@ def test_a_search_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     process = start(tmp_path, *arguments)
     wait_until(lambda: bool(results(tmp_path)) and bool(running(tmp_path)), process)
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=900)
     process = start(tmp_path, *arguments, "resume=true")
     wait_until(lambda: len(results(tmp_path)) > 4 and bool(running(tmp_path)), process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 130, out + err
     assert "of 8 points are done" in out
     assert re.search(r"^[1-7] done, [1-7] left", out, re.MULTILINE), out
-    ended = train(tmp_path, *arguments, "resume=true", PYTHONPATH=IMPORTABLE, timeout=250)
+    ended = train(tmp_path, *arguments, "resume=true", PYTHONPATH=IMPORTABLE, timeout=900)
     assert ended.status == 0, ended.out + ended.err
     folder, sweep = sweep_of(tmp_path)
     finished = Counter(
@@ -389,7 +389,7 @@ def test_a_search_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len(sweep["points"]) == 8
     assert sweep["status"] == "finished"
     assert "search: 4 complete, chosen by tpe" in ended.out
-    again = train(tmp_path, *arguments, "resume=true", PYTHONPATH=IMPORTABLE, timeout=250)
+    again = train(tmp_path, *arguments, "resume=true", PYTHONPATH=IMPORTABLE, timeout=900)
     assert again.status == 0, again.out + again.err
     assert "8 of 8 points are done" in again.out
     assert len(params_of(tmp_path)) == 4
@@ -401,12 +401,12 @@ def test_faults_are_told_as_such_and_tried_again(tmp_path: Path) -> None:
         "--config-dir", str(FAULTY), *SEARCH, "imports=[faulty]", "model=faulty", "optimizer=sgd",
         *("trainer.max_epochs=null", "trainer.max_steps=20", "model.how=raise,diverge,fine", "hydra.sweeper.sampler=grid"),
     ]  # fmt: skip
-    finished = train(tmp_path, *arguments, PYTHONPATH=IMPORTABLE, timeout=200)
+    finished = train(tmp_path, *arguments, PYTHONPATH=IMPORTABLE, timeout=900)
     assert finished.status == 1, finished.out + finished.err
     states = {params["model.how"]: state for state, params in params_of(tmp_path)}
     assert states == {"raise": "FAIL", "diverge": "PRUNED", "fine": "COMPLETE"}
     assert "2 done, 1 left (1 diverged, 1 failed)" in finished.out
-    again = train(tmp_path, *arguments, "resume=true", PYTHONPATH=IMPORTABLE, timeout=200)
+    again = train(tmp_path, *arguments, "resume=true", PYTHONPATH=IMPORTABLE, timeout=900)
     assert again.status == 1, again.out + again.err
     assert Counter(params["model.how"] for _, params in params_of(tmp_path)) == {"raise": 2, "diverge": 1, "fine": 1}
     assert {point["name"]: point["tries"] for point in sweep_of(tmp_path)[1]["points"]} == {

@@ -40,7 +40,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 def test_every_store_has_what_the_journal_has(tmp_path: Path, store: str) -> None:
     finished = train(
-        tmp_path, "trainer.max_epochs=5", "trainer.log_every=1 steps", MLFLOW_TRACKING_URI=store, timeout=250
+        tmp_path, "trainer.max_epochs=5", "trainer.log_every=1 steps", MLFLOW_TRACKING_URI=store, timeout=900
     )
     assert finished.status == 0, finished.err
     assert "rows pending" not in finished.out
@@ -65,7 +65,7 @@ def test_runs_that_meet_an_empty_store_at_once(tmp_path: Path, store: str) -> No
         for seed in range(3)
     ]  # fmt: skip
     for process in started:
-        out, err = process.communicate(timeout=280)
+        out, err = process.communicate(timeout=900)
         assert process.returncode == 0, out + err
     for run in (tmp_path / "outputs").iterdir():
         assert gradlab(tmp_path, "sync", str(run), "--uri", store).status == 0

@@ -22,7 +22,7 @@ def call(script: str, folder: Path, path: str | None = None, **variables: str) -
     environment = {**os.environ, **variables, "PATH": path or os.environ["PATH"]}
     environment.pop("PYTHON", None)
     command = ["bash", str(ROOT / "scripts" / script), "--version"]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture
@@ -107,5 +107,5 @@ def test_the_lock_names_no_package_index() -> None:
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shell_scripts_pass_shellcheck() -> None:
     scripts = [str(script) for script in (ROOT / "scripts").glob("*.sh")]
-    done = subprocess.run(["shellcheck", "-x", *scripts], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["shellcheck", "-x", *scripts], cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout

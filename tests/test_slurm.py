@@ -59,7 +59,7 @@ def sweep(folder: Path, cluster: dict[str, str], *arguments: str) -> Iterator["s
         subprocess.run(["scancel", "--user", str(os.getuid())], env=environment(**cluster), check=False)
 
 
-def ended(process: "subprocess.Popen[str]", status: int = 0, timeout: float = 400) -> str:
+def ended(process: "subprocess.Popen[str]", status: int = 0, timeout: float = 900) -> str:
     out, _ = process.communicate(timeout=timeout)
     assert process.returncode == status, out
     return out
@@ -113,7 +113,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "trainer.max_steps=60",
         "seed=0,1",
         "hydra.launcher.population=off",
-        timeout=250,
+        timeout=900,
         PYTHONPATH=IMPORTABLE,
     )
     assert finished.status == 0, finished.err
@@ -293,7 +293,7 @@ def test_what_slurm_would_not_take_is_said_before_anything_is_made(tmp_path: Pat
         "seed=0,1",
         "hydra.launcher.executor=slurm",
         "hydra.launcher.slurm.partition=none",
-        timeout=120,
+        timeout=900,
         **cluster,
     )
     assert finished.status == 2

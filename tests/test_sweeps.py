@@ -432,11 +432,11 @@ def test_eight_writers_at_once_lose_no_row(tmp_path: Path) -> None:
     told: list[int] = []
     shipping = threading.Thread(target=lambda: told.append(ship_until_over(folder, uri, sweep)))
     shipping.start()
-    assert [writer.wait(timeout=60) for writer in writers] == [0] * 8
+    assert [writer.wait(timeout=900) for writer in writers] == [0] * 8
     os.write(says, b".")
     assert not sweep.over.is_set()
     os.close(says)
-    shipping.join(timeout=120)
+    shipping.join(timeout=900)
     os.close(hears)
     assert told == [0]
     client = MlflowClient(uri)

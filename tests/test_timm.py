@@ -49,7 +49,9 @@ def test_it_is_timms_own(opt: str, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*opt_einsum")
-@pytest.mark.parametrize("opt", USABLE)
+@pytest.mark.parametrize(
+    "opt", [pytest.param(opt, marks=pytest.mark.slow) if opt.startswith("kron") else opt for opt in USABLE]
+)  # kron is compiled as it is first used
 def test_every_one_of_them_trains_in_groups(opt: str) -> None:
     chosen = timm(opt, 1e-3, 0.01)
     chosen.check_in_timm()
