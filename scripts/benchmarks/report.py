@@ -21,7 +21,7 @@ HEADS = {
         "Lightning /",
         "floor /",
     ],
-    "overhead": ["", "seconds", "added"],
+    "overhead": ["", "seconds", "added", "of a processor", "added"],
     "growth": ["with", "value", "µs", "MiB"],
     "input": ["", "images a second", "gradlab is so many times as fast"],
 }
@@ -37,7 +37,8 @@ MEANT = {
     "steps": "Median of the turns (lowest–highest), the most memory of the process (of the GPU where there is one), and ratios: ours over loops by "
     "hand (lower is better), stock Lightning and the machine's own limits over ours (higher is better), in brackets by processor time, "
     "which other work on the machine disturbs less. `max` is without the compilation.",
-    "overhead": "The same training with and without, and the median of what each adds to the bare one beside it. Checkpoints come every six seconds.",
+    "overhead": "The same training with and without, and the median of what each adds to the bare one beside it; by the clock, and of a processor by the "
+    "training process. Checkpoints come every six seconds.",
     "growth": "A network with two hidden layers on noise of MNIST's shape, one thread. Linear is what it should be.",
     "input": "Random crops and flips of CIFAR's pictures, batches of 128.",
 }
