@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from gradlab.cpu.library import library
 from gradlab.doctor import installation
 from gradlab.doctor.data import look_at_data
+from gradlab.doctor.device import look_at_device
 from gradlab.doctor.finding import GOOD, NOTE, WRONG
 from gradlab.doctor.installation import look_at_installation
 from gradlab.doctor.places import look_at_disks, look_at_store
@@ -102,3 +104,12 @@ def test_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("elsewhere was over, as you say" in said for _, said in found)
     assert not [said for verdict, said in found if verdict == WRONG]
     assert RunFolder(elsewhere.path).result.exists()
+
+
+def test_a_machine_without_a_compiler_is_told_what_compiled_steps_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    library.cache_clear()
+    monkeypatch.setenv("CC", "no-such-compiler")
+    found = list(look_at_device())
+    library.cache_clear()
+    assert (found[1].verdict, found[1].advice) == ("note", "Install a C compiler with OpenMP, such as gcc.")
+    assert found[1].said.endswith("have torch's convolutions alone: there is no C compiler")

@@ -20,6 +20,7 @@ def look_at_device() -> Iterator[Finding]:
         said = f"torch cannot be imported: {type(error).__name__}: {error}"
         yield Finding("device", WRONG, said, "Install it anew: bash scripts/train.sh")
         return
+    yield _of_compiled_steps()
     build = f"torch {torch.__version__} ({f'CUDA {torch.version.cuda}' if torch.version.cuda else 'without CUDA'})"
     driver = _driver()
     if torch.cuda.is_available():
@@ -41,6 +42,17 @@ def look_at_device() -> Iterator[Finding]:
     else:
         advice = "Renew the driver, or install a torch for an older CUDA: https://pytorch.org/get-started"
         yield Finding("device", WRONG, f"driver {driver or 'unknown'} does not work with {build}", advice)
+
+
+def _of_compiled_steps() -> Finding:
+    from gradlab.cpu.library import Unavailable, library
+
+    try:
+        library()
+    except Unavailable as error:
+        said = f"compiled steps (trainer.speed) have torch's convolutions alone: {error}"
+        return Finding("device", NOTE, said, "Install a C compiler with OpenMP, such as gcc.")
+    return Finding("device", GOOD, "a C compiler: compiled steps (trainer.speed) have our own convolutions on the CPU")
 
 
 def _driver() -> str | None:
