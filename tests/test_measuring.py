@@ -52,12 +52,12 @@ def test_a_size_whose_memory_cannot_be_had_ends_the_measurement(
 
 def test_a_measurement_takes_a_share_of_what_it_is_for(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     config = build_config(compose("trainer=cpu", "tracking=none", "model.hidden=[16]"))
-    now = 0.0
+    now, power = 0.0, 1.0
 
     def slow(config: object, splits: object, size: int) -> measuring.Pace:
         nonlocal now
         now += 7.0 * size
-        return measuring.Pace(size, 1 / size, 1000)
+        return measuring.Pace(size, size**-power, 1000)
 
     monkeypatch.setattr(measuring, "_pace", slow)
     monkeypatch.setattr("gradlab.measuring.time.perf_counter", lambda: now)
@@ -69,6 +69,10 @@ def test_a_measurement_takes_a_share_of_what_it_is_for(compose: Compose, monkeyp
     assert sizes(60) == [1]
     assert sizes(100) == [1, 2]
     assert sizes(10_000) == [1, 2, 4, 8]
+    # 21 of 105 seconds are for a size that may save a quarter, and not for one that may save an eighth.
+    assert sizes(210) == [1, 2, 4]
+    power = 0.4
+    assert sizes(210 * 2**-0.6) == [1, 2]
 
 
 LIMITED = """

@@ -36,7 +36,7 @@ NO_BETTER = 1.25
 """A size that takes so many times the best one's time for a member ends the search: more members would fill the caches more."""
 
 SHARE = 0.1
-"""Of the time that the work takes, which a measurement may take before another size is tried."""
+"""Of the time that the work takes, which a measurement may take before another size is tried; or more, where another size saves more."""
 SOON = 0.5
 """Seconds that it may take in any case."""
 
@@ -69,7 +69,8 @@ def measure(
 
     The members are the same run again and again: what a step costs does not depend on its numbers. A size that by the one
     before it needs more than ``memory`` bytes is not tried, and is returned with a pace of infinity and what it would need;
-    so is one whose memory could not be had. On a GPU its free memory is the bound. Where the measurement is for ``work`` steps in all, it ends at a share of their time.
+    so is one whose memory could not be had. On a GPU its free memory is the bound. Where the measurement is for ``work`` steps in all,
+    it ends at a share of their time.
     """
     began = time.perf_counter()
     device = lightning_trainer(config, []).strategy.root_device
@@ -82,7 +83,9 @@ def measure(
         # One size takes about as long as all of the smaller ones before it.
         if len(paces) > 2 and (paces[-1].seconds > NO_BETTER * best or spent > seconds / 2):
             break
-        if paces and spent > max(SOON, SHARE * work * best):
+        # Another doubling saves perhaps half of the share that the last one did.
+        saved = (1 - paces[-1].seconds / paces[-2].seconds) / 2 if len(paces) > 1 else 0.0
+        if paces and spent > max(SOON, max(SHARE, saved) * work * best):
             break
         needed = paces[-1].memory * size // paces[-1].members if paces else 0
         if memory is not None and needed > memory:
