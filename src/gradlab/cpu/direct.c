@@ -7,6 +7,11 @@
  */
 #include "common.h"
 
+#include <omp.h>
+
+/* Of the functions here; where torch was built with another OpenMP, this one would take all cores. */
+void use_threads(count threads) { omp_set_num_threads((int)threads); }
+
 typedef struct {
     count images, groups, channels, height, width, outputs, kernel_height, kernel_width, border_height, border_width;
 } Shape;

@@ -77,7 +77,9 @@ def call(name: str, *arguments: "torch.Tensor | int | ctypes.Array[ctypes.c_ssiz
         else own
         for own in arguments
     ]
-    getattr(library(), name)(*converted)
+    functions = library()
+    functions.use_threads(ctypes.c_ssize_t(torch.get_num_threads()))
+    getattr(functions, name)(*converted)
 
 
 def empty_like_images(images: torch.Tensor, channels: int, height: int, width: int) -> torch.Tensor:
