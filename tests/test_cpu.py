@@ -163,8 +163,9 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.narrow = nn.Conv2d(3, 6, 5, padding=2)
-        self.narrow_in_groups = nn.Conv2d(6, 20, 3, padding=1, groups=2, bias=False)
-        self.neither = nn.Conv2d(20, 36, 3, padding=1)
+        self.narrow_in_groups = nn.Conv2d(6, 48, 5, padding=2, groups=2, bias=False)
+        self.depthwise = nn.Conv2d(48, 48, 3, padding=1, groups=48)
+        self.neither = nn.Conv2d(48, 36, 3, padding=1)
         self.uneven = nn.Conv2d(36, 64, 3, padding=1)  # 36 is no multiple of 8
         self.wide = nn.Conv2d(64, 64, 3, padding=1)
         self.wide_without_bias = nn.Conv2d(64, 72, 3, padding=1, bias=False)
