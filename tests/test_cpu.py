@@ -82,12 +82,12 @@ def test_winograds_is_a_convolution(
     [
         (5, 1, 6, (5, 5), (28, 28), [2, 2]),  # LeNet's
         (17, 6, 16, (5, 5), (14, 14), [0, 0]),
-        (2, 3, 16, (3, 3), (8, 9), [1, 1]),
-        (3, 2, 20, (3, 3), (7, 5), [1, 1]),  # a vector and a half, then half of one
-        (2, 4, 9, (1, 3), (6, 11), [0, 2]),
+        (2, 3, 16, (3, 5), (8, 9), [1, 2]),
+        (3, 2, 20, (3, 5), (7, 5), [1, 2]),  # a vector and a half, then half of one
+        (2, 4, 9, (1, 5), (6, 11), [0, 2]),
         (1, 5, 35, (2, 5), (5, 13), [3, 0]),
         (1, 7, 1, (3, 5), (3, 5), [0, 0]),
-        (2, 2, 1, (3, 3), (9, 4), [0, 0]),  # an output's row has fewer numbers than a vector
+        (2, 2, 1, (3, 5), (9, 6), [0, 0]),  # an output's row has fewer numbers than a vector
     ],
 )
 def test_direct_ones_are_convolutions(
@@ -149,10 +149,13 @@ def test_torch_finds_the_operations_as_they_are_described() -> None:
     x, w, dy = torch.randn(3, 8, 5, 6), torch.randn(16, 8, 3, 3), torch.randn(3, 16, 5, 6)
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(winograd, (x, w), test_utils=checks)
-    torch.library.opcheck(direct, (x, w, [1, 1], 1), test_utils=checks)
+    five = torch.randn(16, 8, 5, 5)
+    torch.library.opcheck(direct, (x, five, [2, 2], 1), test_utils=checks)
     for by_images in (True, False):
         torch.library.opcheck(winograd_backward, (dy, x, w, by_images), test_utils=checks)
-        torch.library.opcheck(direct_backward, (dy, x, w, [1, 1], 1, by_images), test_utils=checks)
+        torch.library.opcheck(direct_backward, (dy, x, five, [2, 2], 1, by_images), test_utils=checks)
+    with pytest.raises(ValueError, match="these are 3 wide"):
+        direct_backward(dy, x, w, [1, 1], 1, True)
     chosen = torch.zeros(3, 16, 5, 6, dtype=torch.int8)
     torch.library.opcheck(pool_backward, (dy, chosen, [2, 3]), test_utils=checks)
 

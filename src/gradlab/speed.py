@@ -34,7 +34,8 @@ COMPILING, COMPILING_CALL = 8.0, 0.7
 LEAST_RATIO = 0.25
 """No compiled step was a smaller share of the eager one."""
 CONVOLUTIONS_RATIO = 0.8
-"""That share, until one has been timed, of networks with convolutions: those are the same library's in both."""
+"""That share, until one has been timed, of networks with convolutions: many of those are the same library's in both, and on a CPU
+the others (``gradlab.cpu``) bring it down to 0.45."""
 COMPILED_CALL, PRODUCTS_RATE = 100e-6, 40e9
 """What a compiled step takes at least, until one has been timed: so many seconds, and those of its multiply-adds, of which a thread
 makes so many in a second."""

@@ -4,7 +4,7 @@
 place of 144: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016), F(4×4, 3×3). What that saves is paid in
 rounding: an output's error is about 1e-5 of the largest output, where a direct convolution's is 2e-6.
 
-``direct``: convolutions between few channels, as in a LeNet, where torch's library leaves most of the processor idle.
+``direct``: 5×5 convolutions between few channels, as in a LeNet, where torch's library leaves most of the processor idle.
 
 ``pooling``: where windows touch and do not overlap.
 

@@ -154,7 +154,7 @@ INLINE void places_of(const int lines, const int places, const int vectors, cons
 }
 
 /*
- * Of kernels 3 or 5 wide. partial: memory for chunks times that of `packed` above. Images are summed in chunks, and these in their
+ * Of kernels 5 wide. partial: memory for chunks times that of `packed` above. Images are summed in chunks, and these in their
  * order, so that the result doesn't depend on the number of threads.
  */
 void direct_by_kernels(const Shape *s, const float *image, const float *gradient, float *partial, float *kernel, count chunks) {
@@ -178,14 +178,11 @@ void direct_by_kernels(const Shape *s, const float *image, const float *gradient
                         for (count line = 0; line < lines;) {
                             const int two_lines = !two_vectors && line + 1 < lines;
                             float *to = partial + (chunk * s->groups + group) * each + line * places + first;
-#define PLACES(lines, width, vectors) \
-    places_of(lines, width, vectors, own + line * wide, wide, s->channels * wide, given + first, step, high, broad, to, places, step)
-#define PLACES_OF_WIDTH(width) \
-    if (two_vectors) PLACES(1, width, 2); \
-    else if (two_lines) PLACES(2, width, 1); \
-    else PLACES(1, width, 1)
-                            if (s->kernel_width == 5) { PLACES_OF_WIDTH(5); }
-                            else { PLACES_OF_WIDTH(3); }
+#define PLACES(lines, vectors) \
+    places_of(lines, 5, vectors, own + line * wide, wide, s->channels * wide, given + first, step, high, broad, to, places, step)
+                            if (two_vectors) PLACES(1, 2);
+                            else if (two_lines) PLACES(2, 1);
+                            else PLACES(1, 1);
                             line += 1 + two_lines;
                         }
                     }

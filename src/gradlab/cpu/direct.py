@@ -6,8 +6,8 @@ import torch
 
 from gradlab.cpu.library import LANES, call, channels_last, empty_like_images
 
-WIDTHS = (3, 5)
-"""Of the kernels whose derivative there is."""
+WIDTH = 5
+"""Of the kernels whose derivative there is: smaller ones torch's library does as fast (``experiments/LOG.md``)."""
 CHUNKS = 16
 """Sums over images that are added up at the end, whatever the number of threads."""
 
@@ -46,9 +46,14 @@ def direct_backward(
 
     Args:
         gradient: [images, outputs, height, width].
-        images, kernels, border, groups: see ``direct``; kernels are of one of ``WIDTHS``.
+        images, kernels, border, groups: see ``direct``; kernels are ``WIDTH`` wide.
         by_images: whether the first is wanted; else it is empty.
+
+    Raises:
+        ValueError: the kernels are of another width.
     """
+    if kernels.shape[3] != WIDTH:
+        raise ValueError(f"the derivative is that of kernels {WIDTH} wide, and these are {kernels.shape[3]} wide")
     gradient, images, kernels = channels_last(gradient), channels_last(images), channels_last(kernels)
     outputs, channels, *kernel = kernels.shape
     shape = _shape(images, kernels, border, groups)

@@ -20,8 +20,8 @@ LEAST_CHANNELS = 32
 """Of both sides, for Winograd's: below, transforming tiles costs more than the products save."""
 LEAST_FILLED = 0.7
 """The share of the tiles' pixels that are an image's: 7×7 has 0.77, 5×5 has 0.39."""
-NARROW, MOST_PRODUCTS = 5, 128
-"""The width of the kernels, and channels times outputs of a group at most, for direct ones."""
+MOST_PRODUCTS = 128
+"""Channels times outputs of a group, for direct ones."""
 LEAST_PRODUCTS = 64
 """The same, where there are several groups: torch's library has depthwise convolutions of its own."""
 
@@ -67,7 +67,7 @@ def way_for(node: Node) -> str | None:
         filled = height * width / winograd.tiles_of(height, width) / winograd.TILE**2
         return "winograd" if whole and filled >= LEAST_FILLED else None
     products = channels * outputs // groups
-    is_narrow = kernel[1] == NARROW and products <= MOST_PRODUCTS and (groups == 1 or products >= LEAST_PRODUCTS)
+    is_narrow = kernel[1] == direct.WIDTH and products <= MOST_PRODUCTS and (groups == 1 or products >= LEAST_PRODUCTS)
     return "direct" if is_narrow else None
 
 

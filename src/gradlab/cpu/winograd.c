@@ -73,8 +73,7 @@ INLINE void kernel_transposed(const lanes *from, int step, lanes *to) {
 typedef void transform(const lanes *from, int step, lanes *to);
 
 /* The transform of rows and of columns: `from` is [size, size], `to` [result, result]. */
-INLINE void both(
-    transform each, int size, int result, const lanes *from, lanes *to) {
+INLINE void both(transform each, int size, int result, const lanes *from, lanes *to) {
     lanes between[36], line[6];
     for (int column = 0; column < size; column++) {
         each(from + column, size, line);
@@ -88,24 +87,30 @@ INLINE void both(
 #define DOWN ((height + 3) / 4)
 #define ACROSS ((width + 3) / 4)
 
-/* Pixels -> tiles. */
-void winograd_tiles_of_images(const float *image, float *tile, count images, count height, count width, count channels, count position) {
+/* `size` x `size` pixels of each tile, which begin `before` it -> its 36 numbers. */
+INLINE void numbers_of_pixels(transform each, int size, int before, const float *image, float *number, count images,
+                              count height, count width, count channels, count position) {
 #pragma omp parallel for collapse(3) schedule(static)
     for (count n = 0; n < images; n++)
         for (count down = 0; down < DOWN; down++)
             for (count across = 0; across < ACROSS; across++) {
                 const float *from = image + n * height * width * channels;
-                float *to = tile + ((n * DOWN + down) * ACROSS + across) * channels;
+                float *to = number + ((n * DOWN + down) * ACROSS + across) * channels;
                 for (count channel = 0; channel < channels; channel += LANES) {
                     lanes pixels[36], transformed[36];
-                    for (count i = 0; i < 36; i++) {
-                        count row = 4 * down - 1 + i / 6, column = 4 * across - 1 + i % 6;
+                    for (count i = 0; i < size * size; i++) {
+                        count row = 4 * down - before + i / size, column = 4 * across - before + i % size;
                         pixels[i] = INSIDE(row, column) ? load(from + (row * width + column) * channels + channel) : (lanes){0};
                     }
-                    both(input, 6, 6, pixels, transformed);
+                    both(each, size, 6, pixels, transformed);
                     for (count i = 0; i < 36; i++) store(to + i * position + channel, transformed[i]);
                 }
             }
+}
+
+/* Pixels -> tiles. */
+void winograd_tiles_of_images(const float *image, float *tile, count images, count height, count width, count channels, count position) {
+    numbers_of_pixels(input, 6, 1, image, tile, images, height, width, channels, position);
 }
 
 /* The gradient by tiles -> that by pixels, which is the sum over the tiles that a pixel is part of. */
@@ -154,22 +159,7 @@ void winograd_outputs_of_products(float *image, const float *product, count imag
 
 /* The gradient by outputs -> that by products. */
 void winograd_products_of_outputs(const float *image, float *product, count images, count height, count width, count channels, count position) {
-#pragma omp parallel for collapse(3) schedule(static)
-    for (count n = 0; n < images; n++)
-        for (count down = 0; down < DOWN; down++)
-            for (count across = 0; across < ACROSS; across++) {
-                const float *from = image + n * height * width * channels;
-                float *to = product + ((n * DOWN + down) * ACROSS + across) * channels;
-                for (count channel = 0; channel < channels; channel += LANES) {
-                    lanes pixels[16], transformed[36];
-                    for (count i = 0; i < 16; i++) {
-                        count row = 4 * down + i / 4, column = 4 * across + i % 4;
-                        pixels[i] = INSIDE(row, column) ? load(from + (row * width + column) * channels + channel) : (lanes){0};
-                    }
-                    both(output_transposed, 4, 6, pixels, transformed);
-                    for (count i = 0; i < 36; i++) store(to + i * position + channel, transformed[i]);
-                }
-            }
+    numbers_of_pixels(output_transposed, 4, 0, image, product, images, height, width, channels, position);
 }
 
 /* Kernels [outputs, 3, 3, channels] -> [36, outputs, channels]. */
