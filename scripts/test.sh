@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up on first use, then run the tests: bash scripts/test.sh [pytest arguments]
 #
-# All but the slow ones, under ten minutes on two cores. `-m slow` runs those, `-m gpu` the ones for a GPU.
+# All but the slow ones, a quarter of an hour on two cores. `-m slow` runs those, `-m gpu` the ones for a GPU.
 set -euo pipefail
 # shellcheck disable=SC2034 # read by setup.sh
 SETUP_LOCK=requirements/test.txt

@@ -17,8 +17,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 class Nest:
     """Forks commands from a process that begins to import now."""
@@ -56,6 +54,8 @@ class Nest:
         except TimeoutError:
             if pid:
                 os.kill(pid, signal.SIGKILL)
+                self._socket.settimeout(None)
+                self._socket.recv(1024)  # its status: the next answer is to the next command
             raise subprocess.TimeoutExpired(command, timeout) from None
         for reader in readers:
             reader.join()

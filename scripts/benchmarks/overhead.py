@@ -66,8 +66,6 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
 
 
 def _columns(result: dict[str, Any], name: str, seconds: str, added: str) -> list[str]:
-    if seconds not in result:
-        return ["", ""]
     each, more = result[seconds][name], result[added].get(name)
     told = f"{more['median']:+.1%} ({more['min']:+.1%} to {more['max']:+.1%})" if more else ""
     return [f"{each['median']:.2f} ({each['min']:.2f}–{each['max']:.2f})", told]

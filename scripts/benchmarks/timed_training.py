@@ -7,7 +7,7 @@ import gc
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 gc.disable()  # as train.py does
 
@@ -19,7 +19,8 @@ def main() -> None:
     gc.enable()
     import gradlab.run  # imports no torch
 
-    told, run, take = Path(sys.argv.pop(1)), gradlab.run, gradlab.run.__dict__["lightning_trainer"]
+    told, run = Path(sys.argv.pop(1)), cast(Any, gradlab.run)
+    take = run.lightning_trainer
 
     def timed(*arguments: Any, **named: Any) -> Any:
         trainer = take(*arguments, **named)
@@ -39,7 +40,7 @@ def main() -> None:
         trainer.fit, trainer.test = first, last
         return trainer
 
-    run.lightning_trainer = timed  # type: ignore[attr-defined]
+    run.lightning_trainer = timed
     sys.exit(main())
 
 
