@@ -45,9 +45,8 @@ def parts(parsed: argparse.Namespace, work: Path) -> list[Part]:
             "data=image_folder",
             f"data.root={parsed.images}",
             f"data.cache_dir={work / 'cache'}",
-            "data.batch_size=1024",
         ]
-    size = ["data.batch_size=1024", "data.val_fraction=0.02"] if not parsed.images else []
+    size = []
     if rehearsal:
         images, size = (
             NOISE,

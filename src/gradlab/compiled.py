@@ -16,6 +16,7 @@ once (``captured``): of the compiled function, or of the eager operations, which
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ import torch
 from torch.func import functional_call, grad_and_value
 
 from gradlab.captured import Captured
+from gradlab.cuda import operations
 from gradlab.data.device import Batch
 from gradlab.learner import Learner, Measured, parts_of
 from gradlab.stacked.clipping import clip
@@ -87,6 +89,7 @@ class CompiledStep:
         self._rates: list[list[float]] = []
         self._foreseen: list[tuple[torch.Tensor, ...]] = []
         self._since = 0
+        self._ours = operations.ours(self._flat.device)
         self._function = self._compiled_function(key, storage) if compiles else None
         self._captured = Captured(lambda given: self._call(Batch(*given))) if self._flat.is_cuda else None  # type: ignore[arg-type]
 
@@ -98,7 +101,7 @@ class CompiledStep:
         ]
         whole = (key, repr(rules), self.batch_size, learner.accumulate, torch.get_num_threads(), self._flat.device)
         if whole not in _functions:
-            _functions[whole] = _compiled(_step_of(learner, storage, self.update))
+            _functions[whole] = _compiled(_step_of(learner, storage, self.update, self._ours))
             while len(_functions) > KEPT:
                 _functions.popitem(last=False)
         _functions.move_to_end(whole)
@@ -150,7 +153,8 @@ class CompiledStep:
 
     def _by_formula(self, batch: Batch) -> Measured:
         """The eager step that ``_prepare`` began."""
-        measured = self.learner.make_gradients(batch)
+        with self._ours:
+            measured = self.learner.make_gradients(batch)
         self.update.formula(self._flat, self._taken_gradients(), self.update.states, self.update.numbers)
         return measured
 
@@ -199,14 +203,15 @@ def given(gradient: torch.Tensor | None) -> torch.Tensor:
     return gradient
 
 
-def _step_of(learner: Learner, storage: Storage, update: Update) -> Step:
-    """The step as a function of tensors; everything else in it is a constant of the compilation."""
+def _step_of(learner: Learner, storage: Storage, update: Update, ours: AbstractContextManager[object]) -> Step:
+    """The step as a function of tensors; everything else in it is a constant of the compilation. The network runs in ``ours``."""
     model, loss_of, accumulate = learner.model, learner.loss_config.of, learner.accumulate
     weight_of = learner.loss_config.weight
     places = {name: (Layout.of(model.get_parameter(name)), *columns) for name, columns in storage.columns.items()}
 
     def loss_and_answers(trained: Tensors, fixed: Tensors, part: Batch, class_weights: Any, share: Any) -> Any:
-        logits = functional_call(model, {**trained, **fixed}, (part.images,))
+        with ours:
+            logits = functional_call(model, {**trained, **fixed}, (part.images,))
         loss = loss_of(logits, part, class_weights)
         # The gradients of the loss alone: what enters for the books has none.
         return loss if share is None else share * loss, (logits.detach().argmax(1) == part.labels).sum()

@@ -7,6 +7,7 @@ import torch
 
 from gradlab import compiled
 from gradlab.captured import Captured, Given
+from gradlab.cuda import operations
 from gradlab.data.device import Batch
 from gradlab.learner import Measured
 from gradlab.stacked.network import Stack
@@ -75,6 +76,7 @@ class WholeStep:
         self._accumulate = accumulate
         self._function: Callable[..., torch.Tensor] | None = None
         self._captured = Captured(self._made) if stack.flat.is_cuda else None
+        self._ours = operations.ours(stack.flat.device)
 
     def __call__(self, batches: Batches) -> Measured:
         """Make the step: as it is where it can be neither captured nor compiled, and ``obstacle`` says why."""
@@ -120,14 +122,15 @@ class WholeStep:
             for name, layout in self.stack.layouts.items()
         }
         batches, masks = self._parted(given)
-        with torch.enable_grad():
+        with torch.enable_grad(), self._ours:
             measured, gradients = self._gradients(batches, bounds, masks, {**trained, **buffers})
         self.update.formula(flat, gradients, states, numbers)
         return torch.stack([each.double() for each in measured])
 
     def _as_it_is(self, given: Given) -> Measured:
         batches, masks = self._parted(given)
-        measured, gradients = self._gradients(batches, self._bounds, masks)
+        with self._ours:
+            measured, gradients = self._gradients(batches, self._bounds, masks)
         self.update.formula(self.stack.flat, gradients, self.update.states, self.update.numbers)
         return measured
 
