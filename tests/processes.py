@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gradlab.sweeps.seats import gpus_here
 from nest import Nest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,10 +58,13 @@ def gradlab(folder: Path, *arguments: str, timeout: float = 900, **variables: st
 
 
 def execute(command: list[str], folder: Path, timeout: float, **variables: str) -> Finished:
-    """A command, forked from a process that has imported what ours do where it is one of ours and its environment is as usual."""
+    """A command, forked from a process that has imported what ours do where it is one of ours and its environment is as usual.
+
+    Not where there is a GPU: libraries may set it up as they are imported, and that is not for a forked process.
+    """
     wanted = environment(**variables)
     ours = command[1:3] == ["-m", "gradlab"] or command[1] == str(ROOT / "train.py")
-    if ours and wanted == _usual_environment():
+    if ours and wanted == _usual_environment() and not gpus_here():
         return Finished(*_nest().run(command[1:], folder, timeout), folder)
     done = subprocess.run(command, cwd=folder, env=wanted, capture_output=True, text=True, timeout=timeout)
     return Finished(done.returncode, done.stdout, done.stderr, folder)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import growth, overhead, start, steps
+from benchmarks import cifar, growth, overhead, start, steps
 
 HEADS = {
     "start": ["", "seconds", "of a processor", "of import torch, lightning"],
@@ -24,6 +24,7 @@ HEADS = {
     "overhead": ["", "seconds", "added", "of a processor", "added"],
     "growth": ["with", "value", "µs", "MiB"],
     "input": ["", "images a second", "gradlab is so many times as fast"],
+    "cifar": ["", "runs", "seconds of training", "test accuracy"],
 }
 TITLES = {
     "start": "Start",
@@ -31,6 +32,7 @@ TITLES = {
     "overhead": "Tracking, checkpoints, progress bar",
     "growth": "Growth",
     "input": "The input path",
+    "cifar": "CIFAR-10 as fast as is known how",
 }
 MEANT = {
     "start": "Seconds of the wall clock, lowest and highest; of a processor; and what share of `import torch, lightning` alone.",
@@ -41,6 +43,9 @@ MEANT = {
     "training process. Checkpoints come every six seconds.",
     "growth": "A network with two hidden layers on noise of MNIST's shape, one thread. Linear is what it should be.",
     "input": "Random crops and flips of CIFAR's pictures, batches of 128.",
+    "cifar": "`experiment=cifar10_speed` on the pictures re-compressed as JPEG, 480 steps, beside the same network, steps and target by hand "
+    "(`scripts/benchmarks/cifar_by_hand.py`); one after the other. Seconds from the first step to the last, mean ± deviation "
+    "(lowest–highest), without compiling; accuracy with its 95 % confidence interval. By `scripts/gpu_check.sh`.",
 }
 
 
@@ -55,7 +60,7 @@ def rows_of(part: str, results: Any) -> list[list[str]]:
             [name, f"{each['median']:,.0f} ({each['min']:,.0f}–{each['max']:,.0f})", f"{ours / each['median']:.1f}"]
             for name, each in rates.items()
         ]
-    return {"start": start.rows, "overhead": overhead.rows, "growth": growth.rows}[part](results)
+    return {"start": start.rows, "overhead": overhead.rows, "growth": growth.rows, "cifar": cifar.rows}[part](results)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -81,10 +86,15 @@ def write(folder: Path) -> None:
             text.append(f"{record['hardware']}, torch {versions['torch']}, Python {versions['python']}:\n")
             results = record.get("results", record)
             text.append(table(HEADS[part], rows_of(part, results)) + "\n")
+            if "note" in record:
+                text.append(record["note"] + "\n")
         if part == "growth" and (folder / "growth_cpu.png").exists():
             text.append(
                 "![Time of a step by batch and width, of an epoch by images, and time and memory by steps](growth_cpu.png)\n"
             )
-        if all(file.stem.endswith("_cpu") for file in files):
+        on_cpu = [file.stem.endswith("_cpu") for file in files]
+        if part != "cifar" and all(on_cpu):
             text.append(f"On the CPU: {'above' if files else 'not measured'}. On a GPU: not measured.\n")
+        elif not files:
+            text.append("Not measured.\n")
     (folder / "README.md").write_text("\n".join(text))

@@ -15,11 +15,13 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
+sys.path.insert(0, str(SCRIPTS))
 NOISE = [
     f"hydra.searchpath=[file://{SCRIPTS / 'benchmarks' / 'configs'}]",
     "data=random_images",
     "imports=[benchmarks.random_images]",
 ]
+SEEDS, BY_HAND, COMPILED = "cifar-seeds", "by-hand", "by-hand-compiled"
 GRACE = 5.0  # seconds between asking a part to end and ending it
 
 
@@ -39,40 +41,46 @@ def parts(parsed: argparse.Namespace, work: Path) -> list[Part]:
     bench = [python, str(SCRIPTS / "bench.py"), "--into", str(parsed.into), "--data", str(parsed.data)]
     train = [python, str(ROOT / "train.py")]
     quick = ["--quick"] if rehearsal else []
-    images = NOISE
+    images, by_hand = NOISE, ["data=random_images"]
     if parsed.images:
-        images = [
+        images = by_hand = [
             "data=image_folder",
             f"data.root={parsed.images}",
             f"data.cache_dir={work / 'cache'}",
         ]
-    size = []
     if rehearsal:
-        images, size = (
-            NOISE,
-            [
-                "data.examples=600",
-                "data.batch_size=100",
-                "model.widths=[8,8,8]",
-                "trainer.max_epochs=1",
-                "trainer.precision=fp32",
-            ],
-        )
+        little = ["data.examples=600", "data.batch_size=100", "model.widths=[8,8,8]"]
+        little += ["trainer.max_epochs=1", "trainer.precision=fp32"]
+        images, by_hand = [*NOISE, *little], ["data=random_images", *little]
     populations = ["digits+mlp"] if rehearsal else ["mnist+mlp", "mnist+lenet"]
-    cifar = ["experiment=cifar10_speed", *images, *size, "plots=false"]
+    cifar = ["experiment=cifar10_speed", *images, "plots=false"]
+    loop = [python, "-m", "benchmarks.cifar_by_hand", "--seeds", "2" if rehearsal else "5"]
 
     def training(name: str, arguments: list[str], seconds: float) -> Part:
         return Part(name, [*train, *arguments, f"output_dir={work / name}"], seconds, work / name)
 
+    # Plugins that a machine's Python may have: one warns beside xdist, and warnings are errors. The session ends, and says what
+    # has failed, before it is ended.
+    tests = [
+        python,
+        "-m",
+        "pytest",
+        "-q",
+        "-n6",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:benchmark",
+        "--session-timeout=120",
+    ]
     return [
-        # Plugins that a machine's Python may have: one warns beside xdist, and warnings are errors.
-        Part("tests", [python, "-m", "pytest", "-q", "-n4", "-p", "no:cacheprovider", "-p", "no:benchmark", "-m", "gpu", str(ROOT / "tests")], 120),
-        training("cifar", cifar, 50),
-        Part("steps", [*bench, "--only", "steps", "cifar+resnet-9", "cifar+speed", "mnist+mlp", "--seconds", "0.5", *quick], 130),
-        Part("population", [*bench, "--only", "population", *populations, "--turns", "3", *quick], 130),
-        training("cifar-seeds", ["-m", *cifar, f"seed=range(1,{3 if rehearsal else 21})", "hydra.launcher.population=off"], 80),
-        Part("start", [*bench, "--only", "start", "--turns", "3", *quick], 30),
-    ]  # fmt: skip
+        Part("tests", [*tests, "-m", "gpu", str(ROOT / "tests")], 140),
+        training(SEEDS, ["-m", *cifar, f"seed=range(1,{3 if rehearsal else 22})", "hydra.launcher.population=off"], 90),
+        Part(BY_HAND, [*loop, "--into", str(work / f"{BY_HAND}.json"), *by_hand], 40),
+        Part(COMPILED, [*loop, "--compiled", "--into", str(work / f"{COMPILED}.json"), *by_hand], 60),
+        Part("steps", [*bench, "--only", "steps", "cifar+resnet-9", "mnist+mlp", "--seconds", "0.3", *quick], 130),
+        Part("population", [*bench, "--only", "population", *populations, "--turns", "3", *quick], 80),
+    ]
 
 
 def run(part: Part, log: Path, environment: dict[str, str]) -> dict[str, Any]:
@@ -136,6 +144,22 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return told
 
 
+def record_of_cifar(parsed: argparse.Namespace, work: Path, record: dict[str, Any]) -> None:
+    """Put the trainings on CIFAR-10 beside those by hand, for the page of all records; of noise, only to try it."""
+    from bench import device_and_hardware
+    from benchmarks import cifar, report
+
+    ways = {"gradlab": cifar.finished(record["parts"][SEEDS]["runs"])}
+    ways |= {"by hand": cifar.by_hand(work / f"{BY_HAND}.json")}
+    ways |= {"by hand, compiled": cifar.by_hand(work / f"{COMPILED}.json")}
+    told = {key: record[key] for key in ("hardware", "versions")} | {
+        "results": {way: runs for way, runs in ways.items() if runs}
+    }
+    into = parsed.into if parsed.images else work
+    (into / f"cifar_{device_and_hardware()[0]}.json").write_text(json.dumps(told, indent=1) + "\n")
+    report.write(into)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="gpu_check.sh", description=__doc__)
     parser.add_argument(
@@ -148,7 +172,7 @@ def main() -> int:
         "--images", type=Path, help="CIFAR-10 as pictures, such as cifar10-jpeg.tar.xz; without: noise, no accuracies"
     )
     parser.add_argument(
-        "--only", nargs="+", metavar="PART", help="of tests, cifar, steps, population, cifar-seeds, start"
+        "--only", nargs="+", metavar="PART", help="of tests, cifar-seeds, by-hand, by-hand-compiled, steps, population"
     )
     parser.add_argument("--cpu-rehearsal", action="store_true", help="every part on the CPU with next to no work")
     parsed = parser.parse_args()
@@ -185,6 +209,8 @@ def main() -> int:
         record["seconds"] = round(time.perf_counter() - began, 1)
         (parsed.into / "gpu_check.json").write_text(json.dumps(record, indent=1) + "\n")  # whatever comes next
         print(f"gpu_check: {part.name}: {found['ended']}, {found['seconds']} s", flush=True)
+    if SEEDS in record["parts"]:
+        record_of_cifar(parsed, work, record)
     failed = [name for name, found in record["parts"].items() if found["ended"] != "ok"]
     print(f"gpu_check: {record['seconds']:.0f} s in all, on {hardware}; written to {parsed.into / 'gpu_check.json'}")
     if failed:
