@@ -22,12 +22,12 @@ from gradlab.config import Config
 from gradlab.errors import is_out_of_memory
 from gradlab.population import Population
 from gradlab.prepare import Prepared, lightning_trainer, prepare, stepping
+from gradlab.rehearsal import clock_for
 from gradlab.speed import estimates
 from gradlab.tracking.journal import Journal
 
 if TYPE_CHECKING:
     from gradlab.data.datasets.base import Splits
-    from gradlab.lightning import pl
 
 WARM_UP, LEAST_STEPS = 2, 5
 CUDA_WARM_UP, CUDA_STEPS = CALLS + 3, 10
@@ -36,7 +36,7 @@ NO_BETTER = 1.25
 """A size that takes so many times the best one's time for a member ends the search: more members would fill the caches more."""
 
 SHARE = 0.1
-"""Of the time that the work takes, which a measurement may take before another size is tried; or more, where another size saves more."""
+"""Of the time that the work takes, which a measurement may take in any case."""
 SOON = 0.5
 """Seconds that it may take in any case."""
 
@@ -65,32 +65,35 @@ def measure(
     memory: int | None = None,
     work: float = math.inf,
 ) -> list[Pace]:
-    """The pace of each of ``sizes``, smallest first, until one is no better, would not fit, or ``seconds`` have gone by.
+    """The pace of each of ``sizes``, smallest first, until one is no better, would not fit, or is not worth its measurement.
 
     The members are the same run again and again: what a step costs does not depend on its numbers. A size that by the one
     before it needs more than ``memory`` bytes is not tried, and is returned with a pace of infinity and what it would need;
-    so is one whose memory could not be had. On a GPU its free memory is the bound. Where the measurement is for ``work`` steps in all,
-    it ends at a share of their time.
+    so is one whose memory could not be had. On a GPU its free memory is the bound. The measurement is for ``work`` steps in all: it ends
+    where another size would take longer than it may save of them, once it has taken a share of their time, or, after two sizes,
+    half of ``seconds``.
     """
     began = time.perf_counter()
     device = lightning_trainer(config, []).strategy.root_device
     if device.type == "cuda":
         memory = torch.cuda.mem_get_info(device)[0]
     paces: list[Pace] = []
+    took = 0.0
     for size in sorted(sizes):
         best = min((pace.seconds for pace in paces), default=float("inf"))
         spent = time.perf_counter() - began
-        # One size takes about as long as all of the smaller ones before it.
-        if len(paces) > 2 and (paces[-1].seconds > NO_BETTER * best or spent > seconds / 2):
+        if len(paces) > 2 and paces[-1].seconds > NO_BETTER * best:
             break
-        # Another doubling saves perhaps half of the share that the last one did.
-        saved = (1 - paces[-1].seconds / paces[-2].seconds) / 2 if len(paces) > 1 else 0.0
-        if paces and spent > max(SOON, max(SHARE, saved) * work * best):
+        # Of a step another doubling saves perhaps half of what the last one did, and to measure it takes at most twice as long.
+        saved = (paces[-2].seconds - paces[-1].seconds) / 2 if len(paces) > 1 else 0.0
+        share = SHARE * work * best if len(paces) == 1 else min(SHARE * work * best, seconds / 2)
+        if paces and saved * work <= 2 * took and spent > max(SOON, share):
             break
         needed = paces[-1].memory * size // paces[-1].members if paces else 0
         if memory is not None and needed > memory:
             paces.append(Pace(size, float("inf"), needed))
             break
+        started = time.perf_counter()
         try:
             paces.append(_pace(config, splits, size))
         except Exception as error:
@@ -98,6 +101,7 @@ def measure(
                 raise
             paces.append(Pace(size, float("inf"), max(needed, 1)))
             break
+        took = time.perf_counter() - started
     return paces
 
 
@@ -110,8 +114,9 @@ def compiled_pace(config: Config, splits: "Splits", paces: Sequence[Pace], work:
         work: steps that a process makes in all, of this run and of others like it, which share what is compiled.
     """
     best = min(pace.seconds for pace in paces)
-    with _prepared(config, splits, 1) as (prepared, trainer):
-        device = trainer.strategy.root_device
+    trainer = lightning_trainer(config, [])
+    device = trainer.strategy.root_device
+    with _prepared(config, splits, 1) as prepared:
         prepared.data.place(device)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.processor()
         own = stepping(config, prepared, trainer, name)
@@ -142,7 +147,7 @@ def _pace(config: Config, splits: "Splits", size: int) -> Pace:
     device = lightning_trainer(config, []).strategy.root_device
     forget_peak(device)
     before = peak_memory(device)
-    with _prepared(config, splits, size) as (prepared, _):
+    with _prepared(config, splits, size) as prepared:
         module: Any = Classifier(prepared.learners[0])
         if size > 1:
             # Compiling one of each size would take longer than most sweeps.
@@ -171,10 +176,11 @@ def _pace(config: Config, splits: "Splits", size: int) -> Pace:
 def _timed(module: Any, batches: Iterator[Any]) -> list[float]:
     """Seconds of steps, those of warming up left out; of so few that nothing else would be left, of the shortest one."""
     took: list[float] = []
+    clock = clock_for(torch.device("cpu"))
     for step, batch in zip(range(WARM_UP + 4 * LEAST_STEPS), batches, strict=False):
-        started = time.perf_counter()
+        started = clock()
         module.advance(step, batch)
-        took.append(time.perf_counter() - started)
+        took.append(clock() - started)
         if len(took) >= WARM_UP + LEAST_STEPS and sum(took) > 0.1:
             break
     return took[WARM_UP:] if len(took) > WARM_UP + 1 else [min(took)]
@@ -197,7 +203,7 @@ def _timed_on_a_gpu(module: Any, batches: Iterator[Any]) -> list[float]:
 
 
 @contextlib.contextmanager
-def _prepared(config: Config, splits: "Splits", size: int) -> "Iterator[tuple[Prepared, pl.Trainer]]":
+def _prepared(config: Config, splits: "Splits", size: int) -> Iterator[Prepared]:
     """``size`` times the same run, ready to be trained, with journals that nobody reads."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as cleanup:
         journals = [Journal(Path(folder) / str(member)) for member in range(size)]
@@ -205,7 +211,7 @@ def _prepared(config: Config, splits: "Splits", size: int) -> "Iterator[tuple[Pr
             cleanup.callback(journal.close)
         prepared = prepare([config] * size, splits, journals)
         cleanup.callback(prepared.data.close)
-        yield prepared, lightning_trainer(config, [])
+        yield prepared
 
 
 def forget_peak(device: torch.device) -> None:

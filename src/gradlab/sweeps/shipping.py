@@ -28,7 +28,7 @@ from gradlab.tracking.holding import journal_held
 from gradlab.tracking.journal import records
 from gradlab.tracking.replay import Replay
 from gradlab.tracking.shipper import PATIENCE, RHYTHM, SETTLING, URI_VARIABLE, Shipped
-from gradlab.tracking.store import open_client, tracking_uri
+from gradlab.tracking.store import leave_out_tables, open_client, tracking_uri
 from gradlab.tracking.sync import settle
 
 SHARE = 0.04
@@ -105,6 +105,7 @@ def main() -> NoReturn:
     sweep = Sweep()
     threading.Thread(target=sweep.listen, args=(0,), daemon=True).start()
     os.nice(10)  # the cores are the training's first
+    leave_out_tables()
     os.umask(0o077)  # a store that is made here is for this user, as the sweep's folder is
     status = ship_until_over(SweepFolder(Path(sys.argv[1])), os.environ.pop(URI_VARIABLE), sweep, _beat)
     sys.stderr.flush()

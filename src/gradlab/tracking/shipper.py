@@ -23,7 +23,7 @@ from gradlab.settings import MLflow
 from gradlab.tracking.ending import end_gone_runs, end_journal_of_the_dead
 from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.replay import Replay
-from gradlab.tracking.store import tracking_uri
+from gradlab.tracking.store import leave_out_tables, tracking_uri
 from gradlab.tracking.sync import settle
 
 URI_VARIABLE = "GRADLAB_SHIPPER_URI"
@@ -103,6 +103,7 @@ def main() -> NoReturn:
 
     threading.Thread(target=wait_for_the_run, daemon=True).start()
     os.nice(10)  # the cores are the training's first
+    leave_out_tables()
     os.umask(0o077)  # a store that is made here is for this user, as the run's folder is
     status = ship_until_over(folder, os.environ.pop(URI_VARIABLE), run_is_over)
     sys.stdout.flush()
