@@ -4,6 +4,7 @@ A value travels: command line → composed configuration → the dataclass of it
 known to be wrong without reading data is said here, as one ``ConfigError``, before torch is imported.
 """
 
+import copy
 import importlib
 import os
 import re
@@ -144,8 +145,15 @@ def override_key(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~").split("@")[0]
 
 
-def build_config(composed: DictConfig, origin: Origin | None = None, built: dict[str, Any] | None = None) -> Config:
+def build_config(
+    composed: DictConfig | dict[str, Any], origin: Origin | None = None, built: dict[str, Any] | None = None
+) -> Config:
     """The typed, validated configuration of one run. ``built`` keeps choices for the next, which a sweep mostly shares.
+
+    Args:
+        composed: by Hydra, or the ``composed`` of a configuration that was built before.
+        origin: where its values were set.
+        built: see above.
 
     Raises:
         ConfigError: something is wrong, unknown, missing or does not fit together; the message says what, where it was
@@ -154,7 +162,9 @@ def build_config(composed: DictConfig, origin: Origin | None = None, built: dict
     origin = origin or Origin()
     refuse_repeated(origin.overrides)
     try:
-        plain: Any = OmegaConf.to_container(composed, resolve=True)
+        plain: Any = (
+            copy.deepcopy(composed) if isinstance(composed, dict) else OmegaConf.to_container(composed, resolve=True)
+        )
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {_first_line(error)} (set {origin.of(str(error.full_key))}).") from error
     _refuse_targets(plain, origin)

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 
 def main() -> None:
     """The process, from its two lines to its end."""
@@ -72,9 +70,7 @@ def train(
     from gradlab.prepare import lightning_trainer, prepare
     from gradlab.seeds import derive
 
-    composed = OmegaConf.create(config)
-    assert isinstance(composed, DictConfig)
-    built = build_config(composed)
+    built = build_config(config)
     ranks = Ranks(rank, size, port, built.trainer.sharding == "fsdp")
     prepared = prepare([built], built.data.load(), [NoJournal()], first_step, threads)  # type: ignore[list-item]
     (learner,) = prepared.learners

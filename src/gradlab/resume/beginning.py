@@ -90,17 +90,11 @@ def resumption(composed: DictConfig, text: str, origin: Origin) -> Resumption | 
     folder = find_folder(text, output_dir, uri if isinstance(uri, str) else None)
     if "output_dir" in {override.split("=")[0] for override in origin.overrides} and not fork:
         plain["output_dir"] = recorded(folder).get("output_dir")  # it said where to look
-    return _checked(folder, fork, _build(recorded(folder), Origin()), _overridden(folder, plain, origin))
+    return _checked(folder, fork, build_config(recorded(folder)), _overridden(folder, plain, origin))
 
 
 def _overridden(folder: RunFolder, composed: Mapping[str, Any], origin: Origin) -> Config:
-    return _build(settings.with_overrides(recorded(folder), composed, origin.overrides), origin)
-
-
-def _build(plain: dict[str, Any], origin: Origin) -> Config:
-    made = OmegaConf.create(plain)
-    assert isinstance(made, DictConfig)
-    return build_config(made, origin)
+    return build_config(settings.with_overrides(recorded(folder), composed, origin.overrides), origin)
 
 
 def _checked(folder: RunFolder, fork: bool, before: Config, after: Config) -> Resumption:
@@ -131,7 +125,7 @@ def _checked(folder: RunFolder, fork: bool, before: Config, after: Config) -> Re
 def _unfinished(composed: DictConfig, output_dir: Path, origin: Origin) -> Resumption | None:
     """The last run of the same configuration that has not come to its end."""
     plain: Any = OmegaConf.to_container(composed, resolve=True)
-    after = _build({key: value for key, value in plain.items() if key not in ("resume", "fork")}, origin)
+    after = build_config({key: value for key, value in plain.items() if key not in ("resume", "fork")}, origin)
     for folder in single_runs(output_dir):
         if result_of(folder).get("status") in DONE or of_a_sweep(folder):
             continue
@@ -139,7 +133,7 @@ def _unfinished(composed: DictConfig, output_dir: Path, origin: Origin) -> Resum
             told = recorded(folder)
             if (told.get("imports") or []) != (plain.get("imports") or []):
                 continue  # another run; to find that out, the modules that it names are not imported
-            before = _build(told, Origin())
+            before = build_config(told)
             if not settings.changes(before, after):
                 return _checked(folder, False, before, after)
     return None

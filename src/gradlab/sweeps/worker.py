@@ -24,8 +24,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
-from omegaconf import DictConfig, OmegaConf
-
 from gradlab.config import Config, build_config
 from gradlab.errors import is_out_of_memory
 from gradlab.interruption import Interrupted, Interruption
@@ -195,9 +193,7 @@ _BUILT: dict[str, Any] = {}
 
 def _config(composed: dict[str, Any]) -> Config:
     """Made for this dataclass, and checked, by the sweep's process already."""
-    made = OmegaConf.create(composed)
-    assert isinstance(made, DictConfig)
-    return build_config(made, built=_BUILT)
+    return build_config(composed, built=_BUILT)
 
 
 def _train_at_once(

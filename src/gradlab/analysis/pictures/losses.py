@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from gradlab.analysis.grouping import Grouped, Setting, shown
 from gradlab.analysis.pictures.by_number import lines_of
@@ -20,6 +21,8 @@ from gradlab.tracking.folder import RunFolder
 from gradlab.tracking.journal import metric_rows
 
 POINTS = 60
+MANY = 100
+"""Of a logarithmic axis the ends' ratio from which on the powers of ten are marks enough. To place the others takes as long as the curves."""
 MOST_PANELS, MOST_CURVES, MOST_IN_LEGEND = 12, 12, 12
 Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
@@ -84,7 +87,9 @@ def losses(grouped: Grouped, key: str | None, look: Look, ranked: Sequence[Setti
             mpl.colors.LogNorm(values[0], values[-1]) if isinstance(norm, LogNorm) else mpl.colors.Normalize(values[0], values[-1]),
             mpl.colors.ListedColormap(colors(np.linspace(0, 0.92, 256))),
         )  # fmt: skip
-        drawn.colorbar(shade, ax=drawn.axes, label=plain(name), shrink=0.8)
+        bar = drawn.colorbar(shade, ax=drawn.axes, label=plain(name), shrink=0.8)
+        if values[0] > 0 and values[-1] / values[0] >= MANY:
+            bar.minorticks_off()
     if note:
         drawn.suptitle(plain(note), fontsize=9, color="#555555", x=0.01, ha="left")
     return drawn
@@ -147,7 +152,10 @@ def _loss_axes(drawn: Figure, extremes: Sequence[float]) -> None:
         if len(positive):
             axes.set_yscale("log")
             top = min(positive.max(), 100 * float(np.median(positive)))
-            axes.set_ylim(max(positive.min(), 1e-4) * 0.8, max(top, positive.min() * 2) * 1.3)
+            low, high = max(positive.min(), 1e-4) * 0.8, max(top, positive.min() * 2) * 1.3
+            axes.set_ylim(low, high)
+            if high / low >= MANY:
+                axes.yaxis.set_minor_locator(NullLocator())
             for line in axes.lines:
                 if line.get_marker() == "x" and line.get_transform() == axes.transData:  # a cross stays in sight
                     line.set_ydata(np.minimum(np.asarray(line.get_ydata(), dtype=float), axes.get_ylim()[1]))
