@@ -11,10 +11,12 @@ from torch.func import functional_call, grad
 from torch.fx import Graph, GraphModule
 
 from gradlab.cpu import library, rewriting
+from gradlab.cpu.choice import share_of
 from gradlab.cpu.direct import direct, direct_backward
 from gradlab.cpu.pooling import pool_backward
 from gradlab.cpu.rewriting import Rewriting
 from gradlab.cpu.winograd import winograd, winograd_backward
+from gradlab.models.trace import trace
 
 LAST = torch.channels_last
 
@@ -273,3 +275,28 @@ def test_without_a_compiler_convolutions_are_torch_s(monkeypatch: pytest.MonkeyP
     assert [file.suffix for file in (tmp_path / "gradlab/cpu").iterdir()] == [".so"]
     assert Rewriting().uuid() != known  # the compiler of graphs must not remember the other one
     library.library.cache_clear()
+
+
+CONVOLUTIONS = [
+    (nn.Conv2d(3, 16, 3, padding=1), False),
+    (nn.Conv2d(32, 64, 3, padding=1), True),
+    (nn.Conv2d(32, 64, 3, padding=1, stride=2), False),
+    (nn.Conv2d(32, 64, 3, padding="same"), False),
+    (nn.Conv2d(32, 64, 3, padding=1, padding_mode="circular"), False),
+    (nn.Conv2d(1, 6, 5, padding=2), True),
+    (nn.Conv2d(64, 64, 5, groups=64), False),
+]
+
+
+@pytest.mark.parametrize(("layer", "ours"), CONVOLUTIONS)
+def test_what_a_compiled_step_does_by_our_operations_is_known_before(
+    monkeypatch: pytest.MonkeyPatch, layer: nn.Conv2d, ours: bool
+) -> None:
+    monkeypatch.setattr("gradlab.cpu.choice.compiler", lambda: "cc")
+    network = nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(layer.out_channels, 10))
+    calls = trace(network, (layer.in_channels, 28, 28))
+    share = share_of(calls, torch.empty(0))
+    assert (share > 0.9) == ours
+    assert share_of(calls, torch.empty(0).double()) == 0
+    monkeypatch.setattr("gradlab.cpu.choice.compiler", lambda: None)
+    assert share_of(calls, torch.empty(0)) == 0

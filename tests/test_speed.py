@@ -1,5 +1,6 @@
 """Which steps a run takes: by its length, by what was measured, by what is remembered, and by what its checkpoint says."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -198,3 +199,10 @@ def test_on_a_gpu_a_short_run_is_eager_whatever_is_remembered(tmp_path: Path) ->
     assert on_a_gpu(tmp_path, rehearsal, 800).steps == CAPTURED
     assert on_a_gpu(tmp_path, rehearsal, 20).steps == EAGER
     assert rehearsal.asked == []
+
+
+def test_convolutions_of_our_own_make_a_shorter_run_worth_compiling() -> None:
+    ours = dataclasses.replace(LENET, ours=1.0)
+    paces = Paces(eager=10e-3)  # compiled 8 ms, or 6 ms; compiling takes 16.4 s
+    assert [decide(5_000, paces, work) for work in (LENET, ours)] == [EAGER, COMPILED]
+    assert decide(9_000, paces, LENET) == COMPILED

@@ -198,18 +198,20 @@ def stepping(config: Config, prepared: Prepared, trainer: "pl.Trainer", device: 
     """
     import torch
 
+    from gradlab.cpu.choice import share_of
     from gradlab.speed import Memory, Work
 
     (learner,), size, calls = prepared.learners, config.batch_examples, prepared.calls
     leaves = [call for call in calls if call.leaf]
     convolutions = any(parameter.dim() == 4 for parameter in learner.model.parameters())
-    work = Work(len(leaves), size * calls[0].multiply_adds, convolutions, prepared.threads)
+    like = torch.empty(0, dtype=_dtype(config), device=trainer.strategy.root_device)
+    ours = 0.0 if config.trainer.precision == "bf16" else share_of(calls, like)
+    work = Work(len(leaves), size * calls[0].multiply_adds, convolutions, prepared.threads, ours)
     key = key_of(_of_the_step(config))
 
     def rehearse() -> "Rehearsal":
         from gradlab.rehearsal import Rehearsal
 
-        like = torch.empty(0, dtype=_dtype(config), device=trainer.strategy.root_device)
         context = trainer.strategy.precision_plugin.train_step_context
         return Rehearsal(learner, prepared.data, key, size, like, context)
 

@@ -34,8 +34,9 @@ COMPILING, COMPILING_CALL = 8.0, 0.7
 LEAST_RATIO = 0.25
 """No compiled step was a smaller share of the eager one."""
 CONVOLUTIONS_RATIO = 0.8
-"""That share, until one has been timed, of networks with convolutions: many of those are the same library's in both, and on a CPU
-the others (``gradlab.cpu``) bring it down to 0.45."""
+"""That share, until one has been timed, of networks with convolutions: those are the same library's in both."""
+OURS_RATIO = 0.6
+"""Where they are our own in compiled steps (``gradlab.cpu``): from 0.45 for a ResNet-9 to 0.6 for a LeNet."""
 COMPILED_CALL, PRODUCTS_RATE = 100e-6, 40e9
 """What a compiled step takes at least, until one has been timed: so many seconds, and those of its multiply-adds, of which a thread
 makes so many in a second."""
@@ -55,12 +56,14 @@ class Work:
     multiply_adds: of a forward pass over the whole mini-batch; the backward pass costs twice that.
     convolutions: whether there are any.
     threads: of torch.
+    ours: what share of the multiply-adds a compiled step has in convolutions of our own.
     """
 
     layers: int
     multiply_adds: int
     convolutions: bool
     threads: int = 1
+    ours: float = 0.0
 
     @property
     def seconds_at_most(self) -> float:
@@ -69,7 +72,7 @@ class Work:
     def compiled_estimate(self, eager: float) -> float:
         """Seconds of a compiled step, where an eager one takes ``eager``."""
         products = COMPILED_CALL + 3 * self.multiply_adds / PRODUCTS_RATE / self.threads
-        least = CONVOLUTIONS_RATIO if self.convolutions else LEAST_RATIO
+        least = CONVOLUTIONS_RATIO + (OURS_RATIO - CONVOLUTIONS_RATIO) * self.ours if self.convolutions else LEAST_RATIO
         return min(max(products / eager, least), 1.0) * eager
 
 

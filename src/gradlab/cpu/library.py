@@ -31,18 +31,18 @@ def library() -> ctypes.CDLL:
     Raises:
         Unavailable: there is no C compiler with OpenMP.
     """
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
+    program = compiler()
+    if program is None:
         raise Unavailable("there is no C compiler")
-    key = key_of([file.read_bytes() for file in FILES], compiler, FLAGS, environment.processor())
+    key = key_of([file.read_bytes() for file in FILES], program, FLAGS, environment.processor())
     file = cache_folder(None) / "cpu" / f"{key}.so"
     try:
         if not file.exists():
-            _compile(compiler, file)
+            _compile(program, file)
         return ctypes.CDLL(str(file))
     except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", None) or str(error)
-        raise Unavailable(f"{compiler} does not compile them ({told.strip().splitlines()[-1][:200]})") from error
+        raise Unavailable(f"{program} does not compile them ({told.strip().splitlines()[-1][:200]})") from error
 
 
 def is_available() -> bool:
@@ -53,12 +53,17 @@ def is_available() -> bool:
     return True
 
 
-def _compile(compiler: str, file: Path) -> None:
+def compiler() -> str | None:
+    """The C compiler that there is, whether or not it can compile them."""
+    return shutil.which(os.environ.get("CC", "cc"))
+
+
+def _compile(program: str, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     sources = [str(source) for source in FILES if source.suffix == ".c"]
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         made = Path(folder) / file.name
-        subprocess.run([compiler, *FLAGS, *sources, "-o", str(made)], check=True, capture_output=True, text=True)
+        subprocess.run([program, *FLAGS, *sources, "-o", str(made)], check=True, capture_output=True, text=True)
         made.replace(file)  # whole, or not at all: other processes may be compiling too
 
 

@@ -7,23 +7,13 @@ import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch.fx import Graph, Node
 
-from gradlab.cpu import direct, library, pooling, winograd
+from gradlab.cpu import choice, direct, library, pooling, winograd
 
 FORWARD, BACKWARD = torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default
 SCATTER, RESHAPE = torch.ops.aten.scatter_add.default, torch.ops.aten.reshape.default
 COPIES = (RESHAPE, torch.ops.aten.view.default, torch.ops.aten.clone.default)
 INDICES = "prims._low_memory_max_pool_offsets_to_indices.default"
 """Which is there only once torch's compiler is."""
-
-# Which are faster: measured on an AMD EPYC, experiments/LOG.md.
-LEAST_CHANNELS = 32
-"""Of both sides, for Winograd's: below, transforming tiles costs more than the products save."""
-LEAST_FILLED = 0.7
-"""The share of the tiles' pixels that are an image's: 7×7 has 0.77, 5×5 has 0.39."""
-MOST_PRODUCTS = 128
-"""Channels times outputs of a group, for direct ones."""
-LEAST_PRODUCTS = 64
-"""The same, where there are several groups: torch's library has depthwise convolutions of its own."""
 
 
 class Rewriting(CustomGraphPass):  # type: ignore[misc] # torch has no types for it
@@ -42,7 +32,11 @@ class Rewriting(CustomGraphPass):  # type: ignore[misc] # torch has no types for
 
     def uuid(self) -> Any:
         """What decides the graph that comes out; the compiler remembers graphs by it."""
-        files = (__file__, *(str(module.__file__) for module in (direct, pooling, winograd)), *map(str, library.FILES))
+        files = (
+            __file__,
+            *(str(module.__file__) for module in (choice, direct, pooling, winograd)),
+            *map(str, library.FILES),
+        )
         return get_hash_for_files(files, extra=str(library.is_available()))
 
 
@@ -59,16 +53,8 @@ def way_for(node: Node) -> str | None:
         return None
     if [stride, dilation, transposed] != [[1, 1], [1, 1], False]:
         return None
-    assert isinstance(groups, int)
-    outputs, channels, *kernel = weights.shape
-    height, width = seen.shape[2:]
-    if kernel == [3, 3] and border == [1, 1] and groups == 1 and min(outputs, channels) >= LEAST_CHANNELS:
-        whole = outputs % library.LANES == channels % library.LANES == 0
-        filled = height * width / winograd.tiles_of(height, width) / winograd.TILE**2
-        return "winograd" if whole and filled >= LEAST_FILLED else None
-    products = channels * outputs // groups
-    is_narrow = kernel[1] == direct.WIDTH and products <= MOST_PRODUCTS and (groups == 1 or products >= LEAST_PRODUCTS)
-    return "direct" if is_narrow else None
+    numbers: Any = border, groups
+    return choice.way_of(weights.shape, seen.shape[2:], *numbers)
 
 
 def _forward(graph: Graph, node: Node, way: str) -> None:

@@ -170,7 +170,8 @@ def _launch(
     channels = channels if last else 1
     number = tl.float64 if tensors[0].dtype == torch.float64 else tl.float32  # in which they are compared
     grid = (-(-count // BLOCK),)
-    kernel[grid](*tensors, count, height, width, channels, rows, columns, *window, BLOCK, number)
+    with torch.cuda.device_of(tensors[0]):  # which need not be the current one
+        kernel[grid](*tensors, count, height, width, channels, rows, columns, *window, BLOCK, number)
 
 
 def _windows(images: torch.Tensor, window: list[int], last: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -28,6 +28,7 @@ def look_at_device() -> Iterator[Finding]:
             free, whole = torch.cuda.mem_get_info(number)
             said = f"{torch.cuda.get_device_name(number)}, {free / 2**30:.1f} of {whole / 2**30:.1f} GB free"
             yield Finding("device", GOOD, f"{said}, driver {driver or 'unknown'}, {build}")
+        yield _of_kernels()
     elif not any(Path(path).exists() for path in DRIVERS):
         yield Finding("device", NOTE, f"no NVIDIA GPU with a driver here; trainer=auto takes the CPU. {build}")
     elif os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
@@ -53,6 +54,17 @@ def _of_compiled_steps() -> Finding:
         said = f"compiled steps (trainer.speed) have torch's convolutions alone: {error}"
         return Finding("device", NOTE, said, "Install a C compiler with OpenMP, such as gcc.")
     return Finding("device", GOOD, "a C compiler: compiled steps (trainer.speed) have our own convolutions on the CPU")
+
+
+def _of_kernels() -> Finding:
+    import torch
+
+    from gradlab.cuda.pooling import obstacle
+
+    if told := obstacle(torch.device("cuda")):
+        said = f"captured and compiled steps have torch's max pooling: {told}"
+        return Finding("device", NOTE, said, "Triton comes with torch, and wants a C compiler, such as gcc.")
+    return Finding("device", GOOD, "Triton works: captured and compiled steps have our own max pooling on the GPU")
 
 
 def _driver() -> str | None:
