@@ -111,13 +111,21 @@ def compare(device: str, optimizer: str, model: str, precision: str, data: Path,
     }  # fmt: skip
 
 
-def main(device: str, models: Sequence[str], precisions: Sequence[str], data: Path, seconds: float, file: Path) -> None:
+def main(
+    device: str,
+    models: Sequence[str],
+    precisions: Sequence[str],
+    optimizers: Sequence[str],
+    data: Path,
+    seconds: float,
+    file: Path,
+) -> None:
     began = time.monotonic()
     rows = list(csv.DictReader(file.open())) if file.exists() else []
     known = {(row["model"], row["precision"], row["optimizer"]) for row in rows}
     for model in models:
         for precision in precisions:
-            for optimizer in OPTIMIZERS:
+            for optimizer in optimizers:
                 if (model, precision, optimizer) in known or time.monotonic() - began > seconds:
                     continue
                 with tempfile.TemporaryDirectory() as folder:
@@ -134,10 +142,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--precisions", nargs="+", default=["fp64", "fp32"], choices=["fp64", "fp32"])
+    parser.add_argument("--optimizers", nargs="+", default=list(OPTIMIZERS), choices=list(OPTIMIZERS))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--into", type=Path, help="another file for the rows")
     parser.add_argument("--data", type=Path, default=Path("data"), help="where MNIST is")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no other pair after so many")
     given = parser.parse_args()
     into = given.into or HERE / ("equality.csv" if given.device == "cpu" else "equality_cuda.csv")
-    main(given.device, given.models, given.precisions, given.data, given.seconds, into)
+    main(given.device, given.models, given.precisions, given.optimizers, given.data, given.seconds, into)
