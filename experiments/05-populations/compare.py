@@ -37,7 +37,7 @@ MODELS = {
     "cnn": ["model=cnn", "model.channels=[4,8]", "model.dropout=0.2"],
     "vit": ["model=vit", "model.width=16", "model.heads=2", "model.depth=1", "model.patch=4", "model.dropout=0.1"],
     "lenet": ["model=lenet", "data=mnist", "data.batch_size=16", "trainer.validate_every=100 steps"],
-    "resnet-9": ["model=resnet", "model.depth=9", "data.batch_size=8", "trainer.validate_every=100 steps"],
+    "resnet-9": ["model=resnet", "model.depth=9"],
 }
 SHARED = [
     "trainer.threads=1", "trainer.max_epochs=null", "trainer.max_steps=200", "trainer.log_every=1 steps",
